@@ -1,0 +1,2 @@
+//! What the student learns, and from whom. This crate is the ground: it knows tensors, no models,
+//! no files, no engine.

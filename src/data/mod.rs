@@ -1,0 +1,1 @@
+//! Rows of instruction data <-> token ids. Layer 1: uses `text`.

@@ -1,0 +1,328 @@
+//! The only module that writes files. Layer 0: uses `error`.
+//!
+//! A file appears under its name whole or not at all: it is written beside its place, synced, renamed,
+//! and the folder is synced. A name never leads out of its folder. A lock dies with its process.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+
+/// A folder that is written through: names are checked, writes are atomic.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// let folder = retort::store::Folder::create(dir.path().join("run")).unwrap();
+/// folder.write("notes/a.txt", |w| Ok(w.write_all(b"hello")?)).unwrap();
+/// assert!(folder.write("../a.txt", |_| Ok(())).is_err());
+/// ```
+#[derive(Debug, Clone)]
+pub struct Folder {
+    root: PathBuf,
+}
+
+impl Folder {
+    /// The folder at this path, made if it is not there.
+    pub fn create(root: impl Into<PathBuf>) -> Result<Self> {
+        let root = root.into();
+        std::fs::create_dir_all(&root).map_err(|e| Error::io("cannot make the folder", &root, &e))?;
+        Ok(Folder { root })
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The path of a name in it, which must not lead out.
+    pub fn path(&self, name: &str) -> Result<PathBuf> {
+        check_inside(name).map_err(|e| e.or_file(&self.root))?;
+        Ok(self.root.join(name))
+    }
+
+    /// Writes a file in it, whole or not at all; folders on the way are made.
+    pub fn write(&self, name: &str, fill: impl FnOnce(&mut dyn Write) -> Result<(), WriteError>) -> Result<()> {
+        let path = self.path(name)?;
+        if let Some(parent) = path.parent() {
+            Folder::create(parent)?;
+        }
+        write_file(&path, fill)
+    }
+
+    /// Writes a file of these bytes.
+    pub fn write_bytes(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.write(name, |w| Ok(w.write_all(bytes)?))
+    }
+
+    /// Takes the folder for this process; a second process is refused. The file stays, the lock
+    /// ends with the value or with the process, however it ends.
+    pub fn lock(&self) -> Result<Lock> {
+        let path = self.root.join(".lock");
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(|e| Error::io("cannot open the lock", &path, &e))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Lock { _file: file }),
+            Err(std::fs::TryLockError::WouldBlock) => Err(Error::user("the folder is in use by another process")
+                .file(&self.root)
+                .advice("wait for it to end, or choose another --out")),
+            Err(std::fs::TryLockError::Error(e)) => Err(Error::io("cannot lock", &path, &e)),
+        }
+    }
+}
+
+/// A folder held for this process; see [`Folder::lock`].
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// What can go wrong while a file is filled: the write itself, or what was to be written.
+#[derive(Debug)]
+pub enum WriteError {
+    /// The system refused the write.
+    Io(std::io::Error),
+    /// The content could not be made.
+    Content(Error),
+}
+
+impl From<std::io::Error> for WriteError {
+    fn from(e: std::io::Error) -> Self {
+        WriteError::Io(e)
+    }
+}
+
+impl From<Error> for WriteError {
+    fn from(e: Error) -> Self {
+        WriteError::Content(e)
+    }
+}
+
+impl WriteError {
+    fn at(self, path: &Path) -> Error {
+        match self {
+            WriteError::Io(e) => Error::io("cannot write", path, &e),
+            WriteError::Content(e) => e,
+        }
+    }
+}
+
+/// Writes one file, whole or not at all.
+pub fn write_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<(), WriteError>) -> Result<()> {
+    let mut pending = Pending::create(path)?;
+    fill(&mut pending).map_err(|e| e.at(path))?;
+    pending.commit()
+}
+
+/// A file being written beside its place; it takes its name at [`Pending::commit`], and is removed if
+/// it is dropped before.
+#[derive(Debug)]
+pub struct Pending {
+    out: Option<BufWriter<File>>,
+    temp: PathBuf,
+    path: PathBuf,
+}
+
+impl Pending {
+    /// Begins the file that will stand at `path`.
+    pub fn create(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return Err(Error::user("cannot write a file over a folder").file(path));
+        }
+        let temp = beside(path)?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&temp)
+            .map_err(|e| Error::io("cannot write", path, &e))?;
+        Ok(Pending { out: Some(BufWriter::with_capacity(1 << 20, file)), temp, path: path.to_path_buf() })
+    }
+
+    /// Syncs the file and gives it its name.
+    pub fn commit(mut self) -> Result<()> {
+        let fail = |e: std::io::Error| Error::io("cannot write", &self.path, &e);
+        if let Some(out) = self.out.take() {
+            let file = out.into_inner().map_err(|e| fail(e.into_error()))?;
+            file.sync_all().map_err(fail)?;
+        }
+        std::fs::rename(&self.temp, &self.path).map_err(fail)?;
+        sync_parent(&self.path)
+    }
+}
+
+impl Write for Pending {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.out.as_mut().map_or(Ok(0), |out| out.write(bytes))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.as_mut().map_or(Ok(()), Write::flush)
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        // After a commit the temporary name is gone and there is nothing to remove.
+        let _ = std::fs::remove_file(&self.temp);
+    }
+}
+
+/// A folder being written beside its place; it takes its name at [`Staged::commit`], and is removed
+/// with all that is in it if it is dropped before.
+#[derive(Debug)]
+pub struct Staged {
+    folder: Folder,
+    target: PathBuf,
+    committed: bool,
+}
+
+impl Staged {
+    /// Begins the folder that will stand at `target`, which must not be there yet, or be empty.
+    pub fn create(target: &Path) -> Result<Self> {
+        refuse_occupied(target)?;
+        let temp = beside(target)?;
+        if let Some(parent) = temp.parent() {
+            Folder::create(parent)?;
+        }
+        std::fs::create_dir(&temp).map_err(|e| Error::io("cannot make the folder", &temp, &e))?;
+        Ok(Staged { folder: Folder { root: temp }, target: target.to_path_buf(), committed: false })
+    }
+
+    /// The folder to write into.
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// Gives the folder its name.
+    pub fn commit(mut self) -> Result<()> {
+        let fail = |e: std::io::Error| Error::io("cannot write the folder", &self.target, &e);
+        File::open(self.folder.root()).and_then(|f| f.sync_all()).map_err(fail)?;
+        refuse_occupied(&self.target)?;
+        // A rename replaces an empty folder, and fails on one that has been filled since.
+        std::fs::rename(self.folder.root(), &self.target).map_err(fail)?;
+        self.committed = true;
+        sync_parent(&self.target)
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.committed {
+            let _ = std::fs::remove_dir_all(self.folder.root());
+        }
+    }
+}
+
+/// An error where something already stands at `target` that a new folder would replace.
+pub fn refuse_occupied(target: &Path) -> Result<()> {
+    let occupied = match std::fs::symlink_metadata(target) {
+        Err(_) => false,
+        Ok(meta) if meta.is_dir() => std::fs::read_dir(target)
+            .map_err(|e| Error::io("cannot read the folder", target, &e))?
+            .next()
+            .is_some(),
+        Ok(_) => true,
+    };
+    if occupied {
+        return Err(Error::user("the output is already there")
+            .file(target)
+            .advice("choose another --out, or remove it first"));
+    }
+    Ok(())
+}
+
+/// A name for what will stand at `path` later: in the same folder, hidden, of this process alone.
+fn beside(path: &Path) -> Result<PathBuf> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let name = path
+        .file_name()
+        .ok_or_else(|| Error::user("not a name for a file or folder").file(path))?
+        .to_string_lossy();
+    let n = COUNT.fetch_add(1, Ordering::Relaxed);
+    Ok(path.with_file_name(format!(".{name}.partial-{}-{n}", std::process::id())))
+}
+
+fn sync_parent(path: &Path) -> Result<()> {
+    let parent = match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    File::open(parent).and_then(|f| f.sync_all()).map_err(|e| Error::io("cannot sync the folder", parent, &e))
+}
+
+/// A relative name of plain parts: no root, no `..`, no NUL.
+fn check_inside(name: &str) -> Result<()> {
+    let plain = !name.is_empty()
+        && !name.contains('\0')
+        && Path::new(name).components().all(|c| matches!(c, Component::Normal(_)));
+    if plain { Ok(()) } else { Err(Error::data("a name leads out of its folder").field(name)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut all: Vec<_> = std::fs::read_dir(dir)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::create(dir.path()).unwrap();
+        folder.write_bytes("a", b"old").unwrap();
+        let e = folder.write("a", |w| {
+            w.write_all(b"half")?;
+            Err(Error::data("no more").into())
+        });
+        assert!(e.is_err());
+        assert_eq!(std::fs::read(dir.path().join("a")).unwrap(), b"old");
+        assert_eq!(names(dir.path()), ["a"]);
+    }
+
+    #[test]
+    fn a_folder_appears_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("model");
+        let staged = Staged::create(&target).unwrap();
+        staged.folder().write_bytes("x", b"1").unwrap();
+        assert!(!target.exists());
+        drop(staged);
+        assert!(names(dir.path()).is_empty());
+        let staged = Staged::create(&target).unwrap();
+        staged.folder().write_bytes("x", b"1").unwrap();
+        staged.commit().unwrap();
+        assert_eq!(names(&target), ["x"]);
+        assert!(Staged::create(&target).is_err(), "an occupied folder is refused");
+    }
+
+    #[test]
+    fn names_that_lead_out_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::create(dir.path()).unwrap();
+        for name in ["", "..", "../a", "a/../../b", "/etc/x", "a\0b", "./../a"] {
+            assert!(folder.path(name).is_err(), "{name:?}");
+        }
+        assert!(folder.path("checkpoints/step-1/model.safetensors").is_ok());
+    }
+
+    #[test]
+    fn a_second_lock_is_refused_until_the_first_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::create(dir.path()).unwrap();
+        let first = folder.lock().unwrap();
+        assert!(folder.lock().is_err());
+        drop(first);
+        assert!(folder.lock().is_ok());
+    }
+}

@@ -1,0 +1,1 @@
+//! Bytes on disk <-> checked, named tensors. Layer 1: uses layer 0.
