@@ -1,3 +1,84 @@
+//! Compiles the C++ shim (`src/native/`) against the libtorch that torch-sys found, and tells the
+//! linker where libtorch is, so that the binary starts from any folder without LD_LIBRARY_PATH.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
 fn main() {
-    if let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") { println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}"); }
+    println!("cargo:rerun-if-changed=build.rs");
+    let lib = PathBuf::from(
+        std::env::var_os("DEP_TCH_LIBTORCH_LIB")
+            .expect("torch-sys says where libtorch is (DEP_TCH_LIBTORCH_LIB)"),
+    );
+    if !lib.join("libtorch_cpu.so").exists() && !lib.join("libtorch_cpu.dylib").exists() {
+        panic!("no libtorch in {}: run `make setup`, or set LIBTORCH to a libtorch 2.11.0", lib.display());
+    }
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
+    // A clone that is moved as a whole still finds the libtorch inside it.
+    println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../../.torch/torch/lib");
+
+    let include = lib.with_file_name("include");
+    shim(&include).file("src/native/shim.cpp").compile("retort_shim");
+    println!("cargo:rustc-link-search=native={}", lib.display());
+    println!("cargo:rustc-link-lib=dylib=torch_cpu");
+    println!("cargo:rustc-link-lib=dylib=c10");
+    cuda_half(&lib, &include);
+    commit();
+}
+
+fn shim(include: &Path) -> cc::Build {
+    for file in ["shim.cpp", "cuda.cpp", "shim.h"] {
+        println!("cargo:rerun-if-changed=src/native/{file}");
+    }
+    let mut build = cc::Build::new();
+    build.cpp(true).pic(true).std("c++17").flag("-fvisibility=hidden").warnings(false);
+    for path in [include.to_path_buf(), include.join("torch/csrc/api/include")] {
+        build.flag("-isystem").flag(path);
+    }
+    build
+}
+
+/// Builds the CUDA half as a library of its own, which the binary carries inside and loads where
+/// libtorch_cuda.so is. It needs CUDA's headers alone: no toolkit, no GPU. Without them it is empty.
+fn cuda_half(lib: &Path, include: &Path) {
+    println!("cargo:rerun-if-env-changed=CUDA_HOME");
+    let out =
+        PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("libretort_cuda.so");
+    let beside_torch = lib.join("../../nvidia/cu13/include");
+    let toolkit = std::env::var_os("CUDA_HOME").map(|home| PathBuf::from(home).join("include"));
+    let headers = [Some(beside_torch), toolkit]
+        .into_iter()
+        .flatten()
+        .find(|dir| dir.join("cuda_runtime_api.h").exists() && dir.join("crt/host_defines.h").exists());
+    let built = headers.is_some_and(|headers| {
+        let mut build = shim(include);
+        build.flag("-isystem").flag(&headers);
+        let mut command = build.get_compiler().to_command();
+        command.args(["-shared", "-o"]).arg(&out).arg("src/native/cuda.cpp");
+        command.output().is_ok_and(|o| {
+            if !o.status.success() {
+                let text = String::from_utf8_lossy(&o.stderr);
+                let first = text.lines().find(|l| l.contains("error")).unwrap_or("unknown");
+                println!("cargo:warning=the CUDA half did not compile, this binary is for the CPU: {first}");
+            }
+            o.status.success()
+        })
+    });
+    if !built {
+        std::fs::write(&out, []).expect("OUT_DIR can be written");
+    }
+}
+
+/// The commit for `--version`, where there is a git.
+fn commit() {
+    println!("cargo:rerun-if-changed=.git/HEAD");
+    println!("cargo:rerun-if-changed=.git/refs/heads");
+    let commit = Command::new("git")
+        .args(["rev-parse", "--short=10", "HEAD"])
+        .output()
+        .ok()
+        .filter(|o| o.status.success())
+        .and_then(|o| String::from_utf8(o.stdout).ok())
+        .unwrap_or_else(|| "unknown".into());
+    println!("cargo:rustc-env=RETORT_COMMIT={}", commit.trim());
 }

@@ -3,9 +3,10 @@
 
 // Layer 0
 pub mod error;
+pub mod native;
 pub mod seed;
 pub mod store;
 // Layer 1
-pub mod weights;
-pub mod text;
 pub mod data;
+pub mod text;
+pub mod weights;

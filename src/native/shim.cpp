@@ -1,0 +1,194 @@
+// What tch lacks, for the CPU and for whatever device the tensors are on.
+#include "shim.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/saved_variable.h>
+#include <torch/version.h>
+
+using at::Tensor;
+using torch::autograd::Node;
+using torch::autograd::SavedVariable;
+using torch::autograd::variable_list;
+
+static std::vector<Tensor> list(Tensor **tensors, size_t n) {
+  std::vector<Tensor> out;
+  out.reserve(n);
+  for (size_t i = 0; i < n; i++) out.push_back(tensors[i] ? *tensors[i] : Tensor());
+  return out;
+}
+
+RETORT_API const char *retort_error() { return last_error.c_str(); }
+
+// ---- tensors over memory that somebody else owns -------------------------------------------------
+
+RETORT_API int retort_from_memory(void *data, const int64_t *shape, size_t dims, int dtype, void *owner,
+                                  void (*release)(void *), Tensor **out) {
+  RETORT_GUARD({
+    auto options = at::TensorOptions().dtype(static_cast<at::ScalarType>(dtype));
+    auto t = at::from_blob(
+        data, at::IntArrayRef(shape, dims), [owner, release](void *) { release(owner); }, options);
+    *out = new Tensor(std::move(t));
+  })
+}
+
+// ---- many tensors at once ------------------------------------------------------------------------
+
+RETORT_API int retort_adamw(Tensor **params, Tensor **grads, Tensor **m, Tensor **v, Tensor **steps, size_t n,
+                            double lr, double beta1, double beta2, double weight_decay, double eps) {
+  RETORT_GUARD({
+    at::NoGradGuard no_grad;
+    auto p = list(params, n);
+    auto s = list(steps, n);
+    at::_foreach_add_(s, 1);
+    at::_fused_adamw_(p, list(grads, n), list(m, n), list(v, n), {}, s, lr, beta1, beta2, weight_decay, eps,
+                      /*amsgrad=*/false, /*maximize=*/false);
+  })
+}
+
+static Tensor global_norm(const std::vector<Tensor> &tensors) {
+  auto norms = at::_foreach_norm(tensors, 2, at::kFloat);
+  return at::stack(norms).norm();
+}
+
+RETORT_API int retort_global_norm(Tensor **tensors, size_t n, Tensor **out) {
+  RETORT_GUARD({
+    at::NoGradGuard no_grad;
+    *out = new Tensor(global_norm(list(tensors, n)));
+  })
+}
+
+// The norm before clipping is handed out as a tensor: nothing waits for the device here.
+RETORT_API int retort_clip(Tensor **tensors, size_t n, double most, Tensor **out) {
+  RETORT_GUARD({
+    at::NoGradGuard no_grad;
+    auto all = list(tensors, n);
+    auto norm = global_norm(all);
+    auto factor = (most / (norm + 1e-6)).clamp_max(1.0);
+    at::_foreach_mul_(all, factor);
+    *out = new Tensor(norm);
+  })
+}
+
+RETORT_API int retort_add_all(Tensor **into, Tensor **from, size_t n, double factor) {
+  RETORT_GUARD({
+    at::NoGradGuard no_grad;
+    auto target = list(into, n);
+    at::_foreach_add_(target, list(from, n), factor);
+  })
+}
+
+RETORT_API int retort_copy_all(Tensor **into, Tensor **from, size_t n) {
+  RETORT_GUARD({
+    at::NoGradGuard no_grad;
+    auto target = list(into, n);
+    at::_foreach_copy_(target, list(from, n));
+  })
+}
+
+RETORT_API int retort_zero_all(Tensor **tensors, size_t n) {
+  RETORT_GUARD({
+    at::NoGradGuard no_grad;
+    auto all = list(tensors, n);
+    at::_foreach_zero_(all);
+  })
+}
+
+// ---- backward ------------------------------------------------------------------------------------
+
+RETORT_API int retort_backward(Tensor **outputs, Tensor **grads, size_t n, bool keep_graph) {
+  RETORT_GUARD({ torch::autograd::backward(list(outputs, n), list(grads, n), keep_graph); })
+}
+
+// A block whose inside is forgotten after the forward pass and computed again in the backward pass.
+struct Closure {
+  void *context;
+  Tensor *(*run)(void *, Tensor *);
+  void (*release)(void *);
+  Closure(void *c, Tensor *(*r)(void *, Tensor *), void (*d)(void *)) : context(c), run(r), release(d) {}
+  Closure(const Closure &) = delete;
+  ~Closure() { release(context); }
+  Tensor operator()(Tensor &x) const {
+    std::unique_ptr<Tensor> y(run(context, &x));
+    TORCH_CHECK(y, "a recomputed block failed: ", last_error);
+    return *y;
+  }
+};
+
+struct Recompute : public Node {
+  SavedVariable input;
+  std::shared_ptr<Closure> closure;
+
+  variable_list apply(variable_list &&grads) override {
+    if (!grads[0].defined()) return {Tensor()};
+    TORCH_CHECK(closure, "a recomputed block was asked for its gradient twice");
+    at::AutoGradMode on(true);
+    bool wanted = task_should_compute_output(0);
+    auto x = input.unpack(shared_from_this()).detach().requires_grad_(wanted);
+    auto y = (*closure)(x);
+    if (y.requires_grad()) torch::autograd::backward({y}, {grads[0]});
+    return {wanted ? x.grad() : Tensor()};
+  }
+  void release_variables() override {
+    input.reset_data();
+    closure.reset();
+  }
+  std::string name() const override { return "RetortRecompute"; }
+};
+
+RETORT_API int retort_recompute(Tensor *x, void *context, Tensor *(*run)(void *, Tensor *),
+                                void (*release)(void *), Tensor **out) {
+  auto closure = std::make_shared<Closure>(context, run, release);
+  RETORT_GUARD({
+    Tensor y;
+    {
+      at::NoGradGuard no_grad;
+      y = (*closure)(*x).detach();
+    }
+    if (at::GradMode::is_enabled()) {
+      std::shared_ptr<Recompute> node(new Recompute(), torch::autograd::deleteNode);
+      node->set_next_edges(torch::autograd::collect_next_edges(*x));
+      node->input = SavedVariable(*x, /*is_output=*/false);
+      node->closure = closure;
+      torch::autograd::set_history(y, node);
+    }
+    *out = new Tensor(std::move(y));
+  })
+}
+
+// The Rust side of a closure reports its error here.
+RETORT_API void retort_keep_error(const char *text) { keep_error(text); }
+
+// ---- switches ------------------------------------------------------------------------------------
+
+RETORT_API int retort_set_deterministic(bool on) {
+  RETORT_GUARD({
+    at::globalContext().setDeterministicAlgorithms(on, /*warn_only=*/false);
+    at::globalContext().setDeterministicCuDNN(on);
+    at::globalContext().setBenchmarkCuDNN(false);
+    // Filling new memory with NaN is a debugging aid that costs a pass over every buffer.
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
+  })
+}
+
+RETORT_API int retort_set_tf32(bool on) {
+  RETORT_GUARD({
+    at::globalContext().setAllowTF32CuBLAS(on);
+    at::globalContext().setAllowTF32CuDNN(on);
+  })
+}
+
+RETORT_API int retort_torch_version(char *text, size_t room) {
+  RETORT_GUARD({
+    std::string version = TORCH_VERSION;
+    version.resize(std::min(version.size(), room - 1));
+    std::copy(version.begin(), version.end(), text);
+    text[version.size()] = 0;
+  })
+}
+
+// An address inside libtorch_cpu, to find the folder it was loaded from.
+RETORT_API const void *retort_torch_address() { return reinterpret_cast<const void *>(&at::globalContext); }
