@@ -10,3 +10,7 @@ pub mod store;
 pub mod data;
 pub mod text;
 pub mod weights;
+// Layer 2
+pub mod model;
+// Layer 3
+pub mod decode;

@@ -1,0 +1,167 @@
+//! A whole causal language model: tokens -> hidden states -> logits, with and without a cache.
+
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+
+use super::cache::Cache;
+use super::config::Shape;
+use super::layers::Head;
+use super::sight::{Extent, Padding, Sight};
+use super::{Block, Design, Parts, read_design, too_long};
+use crate::error::{Error, Result};
+use crate::native;
+use crate::weights::{Params, Residence, WeightFiles};
+
+/// How a model is loaded.
+#[derive(Debug, Clone, Copy)]
+pub struct LoadOptions {
+    /// The float type it computes in.
+    pub kind: Kind,
+    /// Where.
+    pub device: Device,
+    /// To be read, or to be trained.
+    pub residence: Residence,
+    /// Whether every weight is looked at for numbers that are not finite.
+    pub check_finite: bool,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        LoadOptions {
+            kind: Kind::Float,
+            device: Device::Cpu,
+            residence: Residence::Mapped,
+            check_finite: true,
+        }
+    }
+}
+
+/// A causal language model.
+#[derive(Debug)]
+pub struct CausalLm {
+    design: Box<dyn Design>,
+    params: Params,
+    parts: Parts,
+    recompute: bool,
+    kind: Kind,
+    device: Device,
+}
+
+impl CausalLm {
+    /// Loads a model folder: config.json and safetensors, everything checked before it is used.
+    pub fn load(folder: &Path, options: LoadOptions) -> Result<Self> {
+        let design = read_design(folder)?;
+        let files = WeightFiles::open(folder)?;
+        let plan = files.plan(&design.naming(), design.specs(), design.shape().tied)?;
+        if options.check_finite {
+            plan.check_finite()?;
+        }
+        let params = Params::from_plan(&plan, options.kind, options.device, options.residence)?;
+        Self::new(design, params, options.kind, options.device)
+    }
+
+    /// A model of random weights, to be trained from nothing.
+    pub fn random(design: Box<dyn Design>, seed: u64, kind: Kind, device: Device) -> Result<Self> {
+        let tensors = Params::random(&design.specs(), seed)?;
+        let moved: Result<Vec<_>> =
+            tensors.into_iter().map(|(n, t)| Ok((n, t.f_to_device(device)?))).collect();
+        let params = Params::trained(moved?, kind)?;
+        Self::new(design, params, kind, device)
+    }
+
+    /// A model over these tensors.
+    pub fn new(design: Box<dyn Design>, params: Params, kind: Kind, device: Device) -> Result<Self> {
+        let parts = design.build(&params)?;
+        Ok(CausalLm { design, params, parts, recompute: false, kind, device })
+    }
+
+    /// Forgets the inside of each block after the forward pass and computes it again in the backward
+    /// pass: memory for one block instead of all, at the price of one more forward pass.
+    pub fn set_recompute(&mut self, on: bool) {
+        self.recompute = on;
+    }
+
+    /// Its sizes.
+    pub fn shape(&self) -> &Shape {
+        self.design.shape()
+    }
+
+    /// Its design, as config.json has it.
+    pub fn design(&self) -> &dyn Design {
+        self.design.as_ref()
+    }
+
+    /// Its tensors.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// Its head.
+    pub fn head(&self) -> &Head {
+        &self.parts.head
+    }
+
+    /// Where it is.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// The float type it computes in.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The state that the head sees, for every position of a batch: [b, t, channels]. What stands at
+    /// padding positions means nothing.
+    pub fn hidden(&self, ids_bt: &Tensor, padding: &Padding) -> Result<Tensor> {
+        let (_, tokens) = ids_bt.size2()?;
+        self.check_length(tokens)?;
+        let sight = Sight::new(self.shape(), Extent { past: 0, tokens }, padding, self.kind, self.device)?;
+        let mut x = self.parts.embedding.forward(ids_bt, &sight)?;
+        for block in &self.parts.blocks {
+            x = if self.recompute {
+                recomputed(block.as_ref(), &x, &sight)?
+            } else {
+                block.forward(&x, &sight, None)?
+            };
+        }
+        self.parts.finish.forward(x)
+    }
+
+    /// Logits over the whole output, in the model's float type.
+    pub fn logits(&self, hidden_btd: &Tensor) -> Result<Tensor> {
+        self.parts.head.logits(hidden_btd)
+    }
+
+    /// An empty cache for prompts of these lengths, with room for `capacity` positions a row.
+    pub fn cache(&self, lengths: &[i64], capacity: i64) -> Result<Cache> {
+        self.check_length(capacity)?;
+        Cache::new(self.shape(), lengths, capacity, self.kind, self.device)
+    }
+
+    /// Takes the prompts (padding in front), and afterwards one token a row, and answers the states
+    /// that the head sees for these positions. Gradients must be off.
+    pub fn advance(&self, ids_bt: &Tensor, cache: &mut Cache) -> Result<Tensor> {
+        let (_, tokens) = ids_bt.size2()?;
+        let sight = cache.sight(tokens)?;
+        let mut x = self.parts.embedding.forward(ids_bt, &sight)?;
+        for (block, layer) in self.parts.blocks.iter().zip(&mut cache.layers) {
+            x = block.forward(&x, &sight, Some(layer))?;
+        }
+        cache.advance(tokens)?;
+        self.parts.finish.forward(x)
+    }
+
+    fn check_length(&self, tokens: i64) -> Result<()> {
+        if tokens == 0 {
+            return Err(Error::bug("a forward pass of no tokens"));
+        }
+        if tokens > self.shape().context { Err(too_long(tokens, self.shape().context)) } else { Ok(()) }
+    }
+}
+
+fn recomputed(block: &dyn Block, x: &Tensor, sight: &Sight) -> Result<Tensor> {
+    let (block, sight) = (block.share(), sight.share());
+    native::recompute(x, move |x| block.forward(x, &sight, None))
+}
