@@ -123,7 +123,7 @@ const RUN: usize = 128;
 /// Turns whole blocks into numbers; `out` has exactly as many as `bytes` holds.
 pub fn dequantise(kind: Kind, bytes: &[u8], out: &mut [f32]) -> Result<()> {
     let (numbers, size) = kind.block();
-    if bytes.len() % size != 0 || bytes.len() / size * numbers != out.len() {
+    if !bytes.len().is_multiple_of(size) || bytes.len() / size * numbers != out.len() {
         return Err(Error::bug("blocks and numbers do not match").field(format!("{kind:?}")));
     }
     let run = if numbers == 1 { 32 * RUN } else { RUN };

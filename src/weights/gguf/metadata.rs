@@ -223,13 +223,13 @@ fn refuse_unsupported(gguf: &Gguf) -> Result<()> {
 
 fn head_dim(gguf: &Gguf, hidden: usize, heads: usize, kv_heads: usize) -> Result<usize> {
     let key = arch_key(gguf, "attention.head_count")?;
-    if heads % kv_heads != 0 {
+    if !heads.is_multiple_of(kv_heads) {
         let found = format!("{heads} heads, {kv_heads} of keys and values");
         return Err(gguf.bad("the heads do not divide", &key).found(found));
     }
     let head_dim = match size(gguf, "attention.key_length")? {
         Some(n) => n,
-        None if hidden % heads == 0 => hidden / heads,
+        None if hidden.is_multiple_of(heads) => hidden / heads,
         None => {
             let found = format!("{heads} heads in {hidden}");
             return Err(gguf.bad("the heads do not divide the hidden size", &key).found(found));
