@@ -1,29 +1,33 @@
 //! Compiles the C++ shim (`src/native/`) against the libtorch that torch-sys found, and tells the
 //! linker where libtorch is, so that the binary starts from any folder without LD_LIBRARY_PATH.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-fn main() {
+fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build.rs");
-    let lib = PathBuf::from(
-        std::env::var_os("DEP_TCH_LIBTORCH_LIB")
-            .expect("torch-sys says where libtorch is (DEP_TCH_LIBTORCH_LIB)"),
-    );
+    let lib = std::env::var_os("DEP_TCH_LIBTORCH_LIB").ok_or("torch-sys did not say where libtorch is")?;
+    let lib = PathBuf::from(lib);
     if !lib.join("libtorch_cpu.so").exists() && !lib.join("libtorch_cpu.dylib").exists() {
-        panic!("no libtorch in {}: run `make setup`, or set LIBTORCH to a libtorch 2.11.0", lib.display());
+        return Err(format!(
+            "no libtorch in {}: run `make setup`, or set LIBTORCH to a libtorch 2.11.0",
+            lib.display()
+        )
+        .into());
     }
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
     // A clone that is moved as a whole still finds the libtorch inside it.
     println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../../.torch/torch/lib");
 
     let include = lib.with_file_name("include");
-    shim(&include).file("src/native/shim.cpp").compile("retort_shim");
+    shim(&include).file("src/native/shim.cpp").try_compile("retort_shim")?;
     println!("cargo:rustc-link-search=native={}", lib.display());
     println!("cargo:rustc-link-lib=dylib=torch_cpu");
     println!("cargo:rustc-link-lib=dylib=c10");
-    cuda_half(&lib, &include);
+    cuda_half(&lib, &include)?;
     commit();
+    Ok(())
 }
 
 fn shim(include: &Path) -> cc::Build {
@@ -40,10 +44,9 @@ fn shim(include: &Path) -> cc::Build {
 
 /// Builds the CUDA half as a library of its own, which the binary carries inside and loads where
 /// libtorch_cuda.so is. It needs CUDA's headers alone: no toolkit, no GPU. Without them it is empty.
-fn cuda_half(lib: &Path, include: &Path) {
+fn cuda_half(lib: &Path, include: &Path) -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-env-changed=CUDA_HOME");
-    let out =
-        PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("libretort_cuda.so");
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("no OUT_DIR")?).join("libretort_cuda.so");
     let beside_torch = lib.join("../../nvidia/cu13/include");
     let toolkit = std::env::var_os("CUDA_HOME").map(|home| PathBuf::from(home).join("include"));
     let headers = [Some(beside_torch), toolkit]
@@ -65,8 +68,13 @@ fn cuda_half(lib: &Path, include: &Path) {
         })
     });
     if !built {
-        std::fs::write(&out, []).expect("OUT_DIR can be written");
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "an empty file in cargo's own folder, before there is a store"
+        )]
+        std::fs::write(&out, [])?;
     }
+    Ok(())
 }
 
 /// The commit for `--version`, where there is a git.

@@ -3,6 +3,8 @@
 //! A file appears under its name whole or not at all: it is written beside its place, synced, renamed,
 //! and the folder is synced. A name never leads out of its folder. A lock dies with its process.
 
+#![expect(clippy::disallowed_methods, reason = "this is the one place that writes files")]
+
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Component, Path, PathBuf};

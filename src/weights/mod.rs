@@ -7,6 +7,7 @@
 
 pub mod finite;
 pub mod folder;
+pub mod gguf;
 pub mod locate;
 pub mod names;
 pub mod params;
