@@ -6,6 +6,6 @@ pub mod error;
 pub mod seed;
 pub mod store;
 // Layer 1
-pub mod weights;
-pub mod text;
 pub mod data;
+pub mod text;
+pub mod weights;

@@ -102,15 +102,18 @@ impl Audit {
             let harmless = outside.iter().all(|id| Some(*id) == self.pad);
             self.add(if harmless { Level::Warning } else { Level::Error }, "ids-outside", text);
         } else if size < rows {
-            let text = format!("the vocabulary is padded: {rows} rows for {size} tokens; the rest is cut off");
+            let text =
+                format!("the vocabulary is padded: {rows} rows for {size} tokens; the rest is cut off");
             self.add(Level::Note, "padded", text);
         }
     }
 
     fn special_tokens(&mut self, config: &serde_json::Map<String, Value>, tokenizer: &Tokenizer) {
-        for (key, mine) in
-            [("bos_token_id", tokenizer.bos()), ("eos_token_id", tokenizer.eos()), ("pad_token_id", tokenizer.pad())]
-        {
+        for (key, mine) in [
+            ("bos_token_id", tokenizer.bos()),
+            ("eos_token_id", tokenizer.eos()),
+            ("pad_token_id", tokenizer.pad()),
+        ] {
             let said = config.get(key).map(id_list).unwrap_or_default();
             let (Some(mine), false) = (mine, said.is_empty()) else { continue };
             if !said.contains(&u64::from(mine)) {
@@ -126,7 +129,9 @@ impl Audit {
         if let Some(pad) = self.pad
             && self.eos.contains(&pad)
         {
-            let text = format!("padding and EOS are one token ({pad}); EOS is still learnt, padding is masked apart");
+            let text = format!(
+                "padding and EOS are one token ({pad}); EOS is still learnt, padding is masked apart"
+            );
             self.add(Level::Note, "pad-is-eos", text);
         }
     }

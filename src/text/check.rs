@@ -37,7 +37,9 @@ pub fn check(json: &Value) -> Result<()> {
         Some("Unigram") => check_unigram(model)?,
         Some("BPE" | "WordPiece" | "WordLevel") => check_vocab(model.get("vocab"))?,
         // Files of 2020 leave the type out; merges tell a BPE.
-        None if !model.contains_key("type") && model.contains_key("merges") => check_vocab(model.get("vocab"))?,
+        None if !model.contains_key("type") && model.contains_key("merges") => {
+            check_vocab(model.get("vocab"))?
+        }
         _ => {
             let found = model.get("type").map_or("nothing".to_string(), Value::to_string);
             return Err(wrong("model.type", "BPE, WordPiece, WordLevel or Unigram", found));
@@ -184,7 +186,8 @@ fn walk(field: &str, value: &Value, settings: &mut usize, growth: &mut f64) -> R
     }
     match value {
         Value::String(s) => {
-            let limit = if field.ends_with("precompiled_charsmap") { LONGEST_CHARSMAP } else { LONGEST_SETTING };
+            let limit =
+                if field.ends_with("precompiled_charsmap") { LONGEST_CHARSMAP } else { LONGEST_SETTING };
             if s.len() > limit {
                 return Err(wrong(field, format!("at most {limit} bytes"), format!("{} bytes", s.len())));
             }

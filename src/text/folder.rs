@@ -111,7 +111,9 @@ pub fn class_of(folder: &Path, config: &Map<String, Value>) -> Result<String> {
 
 fn class_default(class: &str, key: &str) -> Option<&'static str> {
     match (class, key) {
-        ("GPT2Tokenizer" | "GPTNeoXTokenizer", "bos_token" | "eos_token" | "unk_token") => Some("<|endoftext|>"),
+        ("GPT2Tokenizer" | "GPTNeoXTokenizer", "bos_token" | "eos_token" | "unk_token") => {
+            Some("<|endoftext|>")
+        }
         ("GPTNeoXTokenizer", "pad_token") => Some("<|padding|>"),
         ("Qwen2Tokenizer", "eos_token" | "pad_token" | "unk_token") => Some("<|endoftext|>"),
         ("LlamaTokenizer", "bos_token") => Some("<s>"),
@@ -151,7 +153,8 @@ fn added_object(map: &Map<String, Value>) -> Option<Added> {
 
 /// tokenizer_config.json's `added_tokens_decoder`: id -> token, in the order of the ids.
 fn added_decoder(decoder: &Value) -> Result<Vec<Added>> {
-    let wrong = |found: &str| Error::data("not a token").field("added_tokens_decoder").found(found.to_string());
+    let wrong =
+        |found: &str| Error::data("not a token").field("added_tokens_decoder").found(found.to_string());
     let map = decoder.as_object().ok_or_else(|| wrong(kind(decoder)))?;
     let mut tokens = Vec::new();
     for (id, token) in map {
@@ -234,9 +237,7 @@ pub fn from_vocab_and_merges(folder: &Path, beside: &Beside) -> Result<Value> {
     }
     let prefix = beside.config.get("add_prefix_space").and_then(Value::as_bool).unwrap_or(false);
     let class = class_of(folder, &beside.config)?;
-    let byte_level = |regex: bool| {
-        json!({"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": regex})
-    };
+    let byte_level = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": regex});
     let (normalizer, pre_tokenizer) = match class.as_str() {
         "Qwen2Tokenizer" => {
             let split = json!({"type": "Split", "pattern": {"Regex": QWEN2}, "behavior": "Isolated", "invert": false});

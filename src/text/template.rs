@@ -34,7 +34,8 @@ impl Message {
         map.insert("role".into(), self.role.clone().into());
         map.insert("content".into(), self.content.clone().into());
         map.extend(self.extra.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone())));
-        let reasoning = ["reasoning_content", "thinking", "reasoning"].iter().find_map(|k| map.get(*k).cloned());
+        let reasoning =
+            ["reasoning_content", "thinking", "reasoning"].iter().find_map(|k| map.get(*k).cloned());
         if let Some(reasoning) = reasoning {
             map.entry("thinking").or_insert_with(|| reasoning.clone());
             map.insert("reasoning_content".into(), reasoning);
@@ -153,8 +154,9 @@ impl Chat {
 
     /// Compiles a template with these special tokens (`bos_token`, `eos_token`, ...).
     pub fn with_tokens<'a>(text: &str, named: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self> {
-        let jinja = Jinja::new(text)
-            .map_err(|found| Error::data("the chat template cannot be used").field("chat_template").found(found))?;
+        let jinja = Jinja::new(text).map_err(|found| {
+            Error::data("the chat template cannot be used").field("chat_template").found(found)
+        })?;
         let named = named.into_iter().map(|(k, v)| (k.to_string(), Value::from(v))).collect();
         Ok(Chat { jinja, named })
     }

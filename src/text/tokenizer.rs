@@ -76,9 +76,8 @@ impl Tokenizer {
     }
 
     fn build(bytes: Vec<u8>, file: PathBuf, beside: Beside, legacy: bool) -> Result<Self> {
-        let refused = |found: String| {
-            Error::data("not a tokenizer that can be used").file(&file).found(found)
-        };
+        let refused =
+            |found: String| Error::data("not a tokenizer that can be used").file(&file).found(found);
         let made = guarded(move || assemble(&bytes, beside, legacy)).map_err(refused)?;
         let mut made = made.map_err(refused)?;
         made.file = file;
@@ -100,9 +99,12 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, specials: bool) -> Result<Vec<u32>> {
         if text.len() > LONGEST_TEXT {
             let found = format!("{} bytes", text.len());
-            return Err(Error::data("a text is too long").expected(format!("{LONGEST_TEXT} bytes")).found(found));
+            return Err(Error::data("a text is too long")
+                .expected(format!("{LONGEST_TEXT} bytes"))
+                .found(found));
         }
-        let failed = |found: String| Error::data("the tokenizer cannot encode a text").file(&self.file).found(found);
+        let failed =
+            |found: String| Error::data("the tokenizer cannot encode a text").file(&self.file).found(found);
         let ids = guarded(|| self.inner.encode_fast(text, specials).map(|e| e.get_ids().to_vec()))
             .map_err(failed)?
             .map_err(|e| failed(e.to_string()))?;
@@ -191,7 +193,9 @@ impl Tokenizer {
                 .field(what)
                 .expected(format!("{mine} (as in {})", self.file.display()))
                 .found(theirs)
-                .advice("teacher and student must share one vocabulary; take a student of the teacher's family")
+                .advice(
+                    "teacher and student must share one vocabulary; take a student of the teacher's family",
+                )
         };
         let show = |token: Option<&str>| token.map_or("no token".to_string(), |t| format!("{t:?}"));
         for id in 0..self.vocab_size().max(other.vocab_size()) as u32 {
@@ -250,7 +254,8 @@ fn assemble(bytes: &[u8], beside: Beside, legacy: bool) -> Result<Tokenizer, Str
     let is_bpe = matches!(inner.get_model(), ModelWrapper::BPE(_));
     let forced = beside.config.get("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output");
     let asked = beside.config.get("clean_up_tokenization_spaces").and_then(serde_json::Value::as_bool);
-    let clean_up = asked == Some(true) && (!is_bpe || forced.and_then(serde_json::Value::as_bool) == Some(true));
+    let clean_up =
+        asked == Some(true) && (!is_bpe || forced.and_then(serde_json::Value::as_bool) == Some(true));
     Ok(Tokenizer {
         tokens: token_table(&inner)?,
         inner,

@@ -3,8 +3,18 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
-    "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
@@ -85,8 +95,10 @@ mod tests {
     fn dates_are_pythons() {
         // datetime.utcfromtimestamp(1709214245): 2024-02-29 13:44:05, a Thursday.
         let t = 1_709_214_245;
-        assert_eq!(strftime("%d %b %Y|%A %-d %B %y|%F %T|%I:%M %p|%j|%a%%", t), 
-            "29 Feb 2024|Thursday 29 February 24|2024-02-29 13:44:05|01:44 PM|060|Thu%");
+        assert_eq!(
+            strftime("%d %b %Y|%A %-d %B %y|%F %T|%I:%M %p|%j|%a%%", t),
+            "29 Feb 2024|Thursday 29 February 24|2024-02-29 13:44:05|01:44 PM|060|Thu%"
+        );
         assert_eq!(strftime("%Y-%m-%d", 0), "1970-01-01");
     }
 }

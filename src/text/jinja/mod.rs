@@ -188,7 +188,8 @@ fn join(value: &Value, between: Option<&Value>, named: Kwargs) -> Result<Value, 
     match attribute {
         None => operators::join(value, &between),
         Some(name) => {
-            let all: Result<Vec<Value>, Error> = budget::items(value)?.iter().map(|v| v.get_attr(&name)).collect();
+            let all: Result<Vec<Value>, Error> =
+                budget::items(value)?.iter().map(|v| v.get_attr(&name)).collect();
             operators::join(&Value::from(all?), &between)
         }
     }

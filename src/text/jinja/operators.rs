@@ -47,7 +47,8 @@ pub fn mul(a: &Value, b: &Value) -> Result<Value, Error> {
     }
     let one = items(what)?;
     charge_times(times, one.len().saturating_mul(32))?;
-    let all: Vec<Value> = (0..if one.is_empty() { 0 } else { times }).flat_map(|_| one.iter().cloned()).collect();
+    let all: Vec<Value> =
+        (0..if one.is_empty() { 0 } else { times }).flat_map(|_| one.iter().cloned()).collect();
     Ok(if what.is_tuple() { Value::from(Tuple::from(all)) } else { Value::from(all) })
 }
 

@@ -113,7 +113,9 @@ fn write_json(value: &Value, layout: &Layout, level: usize, out: &mut String) ->
         ValueKind::String => json_str(value.as_str()?, layout.ascii, out),
         ValueKind::Seq | ValueKind::Iterable => {
             let items: Vec<Value> = value.try_iter().ok()?.collect();
-            list(layout, level, ['[', ']'], &items, out, |item, out| write_json(item, layout, level + 1, out))?;
+            list(layout, level, ['[', ']'], &items, out, |item, out| {
+                write_json(item, layout, level + 1, out)
+            })?;
         }
         ValueKind::Map => {
             let mut keys: Vec<Value> = value.try_iter().ok()?.collect();
@@ -208,10 +210,15 @@ mod tests {
         assert_eq!(str_of(&value), text);
         let json = r#"{"a": [1, 2.0, true, null, "it's", "q\"'"], "b": {}, "c": [1e+16, 1e-05, 0.1]}"#;
         assert_eq!(dumps(&value, &Layout::default()).unwrap(), json);
-        let small = Value::from(minijinja::value::Serde(serde_json::json!({"k": [1, "é\u{1f600}\u{7f}\u{1}"], "e": []})));
+        let small = Value::from(minijinja::value::Serde(
+            serde_json::json!({"k": [1, "é\u{1f600}\u{7f}\u{1}"], "e": []}),
+        ));
         let layout = Layout { indent: Some("  ".into()), ascii: true, ..Layout::default() };
         let want = "{\n  \"k\": [\n    1,\n    \"\\u00e9\\ud83d\\ude00\\u007f\\u0001\"\n  ],\n  \"e\": []\n}";
         // Python leaves U+007F as it is: it is ASCII.
-        assert_eq!(dumps(&small, &layout).unwrap().replace("\\u007f", "\u{7f}"), want.replace("\\u007f", "\u{7f}"));
+        assert_eq!(
+            dumps(&small, &layout).unwrap().replace("\\u007f", "\u{7f}"),
+            want.replace("\\u007f", "\u{7f}")
+        );
     }
 }

@@ -57,9 +57,9 @@ fn is_raw(tag: &str) -> bool {
 }
 
 fn find_endraw(text: &str) -> Option<usize> {
-    text.match_indices("{%").map(|(at, _)| at).find(|at| {
-        text[at + 2..].trim_start_matches(['-', '+']).trim_start().starts_with("endraw")
-    })
+    text.match_indices("{%")
+        .map(|(at, _)| at)
+        .find(|at| text[at + 2..].trim_start_matches(['-', '+']).trim_start().starts_with("endraw"))
 }
 
 /// Copies a raw text, with an empty output after some letter every few hundred bytes. It goes only
@@ -115,8 +115,7 @@ fn tokens<'t>(text: &'t str, start: usize, close: &str) -> Result<(Vec<&'t str>,
         at += text[at..].len() - text[at..].trim_start().len();
         let rest = &text[at..];
         let first = rest.chars().next().ok_or("a tag without an end")?;
-        let ends = rest.starts_with(close)
-            || (matches!(first, '-' | '+') && rest[1..].starts_with(close));
+        let ends = rest.starts_with(close) || (matches!(first, '-' | '+') && rest[1..].starts_with(close));
         if ends && open == 0 {
             return Ok((tokens, at));
         }
@@ -171,8 +170,10 @@ fn operator_length(text: &str) -> Option<usize> {
     if two.iter().any(|op| text.starts_with(op)) {
         return Some(2);
     }
-    text.starts_with(['+', '-', '*', '/', '%', '~', '<', '>', '=', '.', ',', ':', '|', '(', ')', '[', ']', '{', '}'])
-        .then_some(1)
+    text.starts_with([
+        '+', '-', '*', '/', '%', '~', '<', '>', '=', '.', ',', ':', '|', '(', ')', '[', ']', '{', '}',
+    ])
+    .then_some(1)
 }
 
 /// Words that stand between operands.
@@ -374,9 +375,15 @@ mod tests {
         assert_eq!(expr("a + b ~ c * d"), "__add(a, __cat(b , __mul(c, d)))");
         assert_eq!(expr("a ~ b | trim ~ c.d(e + 1)[0]"), "__cat(a , b | trim , c.d(__add(e, 1))[0])");
         assert_eq!(expr("x if a ~ b == c else -1 - d"), "x if __cat(a , b) == c else -1 - d");
-        assert_eq!(expr("a is not defined and b not in ['x' ~ y]"), "a is not defined and b not in [__cat('x' , y)]");
+        assert_eq!(
+            expr("a is not defined and b not in ['x' ~ y]"),
+            "a is not defined and b not in [__cat('x' , y)]"
+        );
         assert_eq!(expr("{'a': {'b': 1 + 1}}"), "{'a' : {'b' : __add(1, 1)}}");
-        assert_eq!(expr("m[1:][-1] ~ s[::-1]"), "__cat(__slice(m, 1, none, none)[-1] , __slice(s, none, none, -1))");
+        assert_eq!(
+            expr("m[1:][-1] ~ s[::-1]"),
+            "__cat(__slice(m, 1, none, none)[-1] , __slice(s, none, none, -1))"
+        );
         assert_eq!(expr("a is divisibleby 2 ~ b"), "__cat(a is divisibleby 2 , b)");
         assert_eq!(expr(r#"'}}' ~ "%}" ~ 'it\'s'"#), r#"__cat('}}' , "%}" , 'it\'s')"#);
     }
@@ -384,15 +391,21 @@ mod tests {
     #[test]
     fn tags_keep_their_marks() {
         let text = "a {%- set x.y = 1 + 2 -%} b {%+ if not x -%}{#- c ~ d #}{% endif +%}{{- e ~ f -}}";
-        let want = "a {%- set x.y = __add(1, 2) -%} b {%+ if not x -%}{#- c ~ d #}{% endif +%}{{- __cat(e , f) -}}";
+        let want =
+            "a {%- set x.y = __add(1, 2) -%} b {%+ if not x -%}{#- c ~ d #}{% endif +%}{{- __cat(e , f) -}}";
         assert_eq!(rewrite(text).unwrap(), want);
-        assert_eq!(rewrite("{%- generation -%}x{%- endgeneration %}").unwrap(), "{%- with -%}x{%- endwith %}");
+        assert_eq!(
+            rewrite("{%- generation -%}x{%- endgeneration %}").unwrap(),
+            "{%- with -%}x{%- endwith %}"
+        );
         assert_eq!(rewrite("{% raw %}{{ a ~ b }}{% endraw %}").unwrap(), "{% raw %}{{ a ~ b }}{% endraw %}");
     }
 
     #[test]
     fn nonsense_is_refused() {
-        for bad in ["{{ a", "{% if", "{# a", "{{ 'a }}", "{{ ( }}", "{{ a @ b }}", "{{ a ~ }}", "{{ ) }}", "{% %}"] {
+        for bad in
+            ["{{ a", "{% if", "{# a", "{{ 'a }}", "{{ ( }}", "{{ a @ b }}", "{{ a ~ }}", "{{ ) }}", "{% %}"]
+        {
             assert!(rewrite(bad).is_err(), "{bad}");
         }
         assert!(rewrite(&format!("{{{{ {}1{} }}}}", "(".repeat(5000), ")".repeat(5000))).is_err());
