@@ -23,6 +23,8 @@ pub enum Cause {
     Numeric,
     /// A mistake of ours. Exit code 101.
     Bug,
+    /// A signal that asked to stop. Exit code 128 and its number.
+    Stopped(u8),
 }
 
 impl Cause {
@@ -34,6 +36,7 @@ impl Cause {
             Cause::Io => 4,
             Cause::Numeric => 5,
             Cause::Bug => 101,
+            Cause::Stopped(signal) => 128u8.saturating_add(signal),
         }
     }
 }

@@ -5,14 +5,27 @@
 
 // Layer 0
 pub mod error;
-pub mod native;
+
 pub mod seed;
+
+pub mod signal;
+
 pub mod store;
+
+pub mod native;
+
 // Layer 1
-pub mod data;
-pub mod text;
 pub mod weights;
+
+pub mod text;
+
+pub mod data;
+
 // Layer 2
 pub mod model;
+
 // Layer 3
 pub mod decode;
+
+// Layer 7
+pub mod cli;

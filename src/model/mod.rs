@@ -12,6 +12,7 @@ pub mod config;
 pub mod layers;
 pub mod lm;
 pub mod rope;
+pub mod score;
 pub mod sight;
 
 mod gpt2;

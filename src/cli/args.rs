@@ -1,0 +1,194 @@
+//! Every argument, with the help that people read.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use super::machine::{DeviceChoice, DtypeChoice};
+use crate::text::TemplateChoice;
+
+const VERSION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), " (libtorch 2.11.0, commit ", env!("RETORT_COMMIT"), ")");
+
+const LONG: &str = "\
+Retort distils a large language model into a small one.
+
+A model is a Hugging Face folder (config.json, safetensors, tokenizer), or org/name of one in the
+Hugging Face cache; nothing is downloaded. Rows are JSON lines: {\"prompt\", \"response\"}, Alpaca and
+Dolly rows, {\"messages\"}, ShareGPT rows, {\"text\"}, or {\"ids\"}.
+
+Answers go to stdout (a table, or JSON lines with --json), logs and progress to stderr.";
+
+const EXIT_CODES: &str = "\
+Examples:
+  retort inspect MODEL                                  what a model is, and whether its parts fit
+  retort score --model MODEL --input rows.jsonl --json  log-probability of every token
+  retort generate --model MODEL --prompt 'Hello' --greedy
+  retort import model.gguf --out MODEL                  a Hugging Face folder from a GGUF file
+
+Exit codes:
+  0 done   2 your arguments   3 bad data or model files   4 a read or write that failed
+  5 a number that is not finite   101 a bug of ours   130/143 stopped by Ctrl-C or SIGTERM";
+
+/// The program's arguments.
+#[derive(Debug, Parser)]
+#[command(name = "retort", version = VERSION, long_about = LONG, after_help = EXIT_CODES)]
+#[command(about = "Distils a large language model into a small one", arg_required_else_help = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The log-probability of every token of every row
+    Score(Score),
+    /// Replies to prompts
+    Generate(Generate),
+    /// What a model folder holds, and whether its parts fit together
+    Inspect(Inspect),
+    /// A Hugging Face folder from a GGUF file
+    Import(Import),
+    /// A completion script for a shell
+    Completions(Completions),
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Everywhere")]
+pub struct Common {
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
+    pub device: DeviceChoice,
+    /// What to compute in; auto is bf16 where the machine multiplies it fast, else f32
+    #[arg(long, global = true, default_value = "auto", value_enum)]
+    pub dtype: DtypeChoice,
+    /// CPU threads (else OMP_NUM_THREADS, else all cores)
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Answer in JSON, one document a line
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// No logs, no progress; errors only
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// More logs; twice for more still
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// Rows to read.
+#[derive(Debug, Args)]
+pub struct Rows {
+    /// Rows to read, JSON lines
+    #[arg(long, value_name = "ROWS.jsonl")]
+    pub input: Option<PathBuf>,
+    /// How rows become text: auto, chat, alpaca, plain, or the path of a .jinja file
+    #[arg(long, default_value = "auto", value_name = "TEMPLATE")]
+    pub template: TemplateChoice,
+    /// Put bad rows into ROWS.jsonl.rejects.jsonl beside the output and go on
+    #[arg(long)]
+    pub skip_invalid: bool,
+    /// Write the answer here, as JSON lines
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// `retort score`.
+#[derive(Debug, Args)]
+#[command(long_about = "The log-probability of every token of every row.
+
+With --json, a line a row: {\"ids\": [...], \"logprobs\": [null, -1.25, ...]}, where logprobs[i] is
+log p(ids[i] | ids[<i]) over the model's whole output, in nats, as transformers computes it.")]
+pub struct Score {
+    /// The model: a folder, or org/name in the Hugging Face cache
+    #[arg(long, value_name = "MODEL")]
+    pub model: String,
+    /// The rows.
+    #[command(flatten)]
+    pub rows: Rows,
+}
+
+/// `retort generate`.
+#[derive(Debug, Args)]
+#[command(long_about = "Replies to prompts, in the order of the prompts.
+
+With --json, a line a reply: {\"prompt\", \"response\", \"ids\", \"logprobs\", \"finish\": \"eos\"|\"length\"}.
+ids includes the token that ended the reply, response does not.")]
+pub struct Generate {
+    /// The model: a folder, or org/name in the Hugging Face cache
+    #[arg(long, value_name = "MODEL")]
+    pub model: String,
+    /// A prompt; several may follow
+    #[arg(long, value_name = "TEXT", num_args = 1.., required_unless_present = "input", conflicts_with = "input")]
+    pub prompt: Vec<String>,
+    /// The rows.
+    #[command(flatten)]
+    pub rows: Rows,
+    /// The most tokens of a reply
+    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_new_tokens: u32,
+    /// Take the most probable token each time (the one way there is, so far)
+    #[arg(long)]
+    pub greedy: bool,
+    /// Prompts that are decoded together
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub batch: u16,
+    /// Prompts as they are, without a template (the same as --template plain)
+    #[arg(long, conflicts_with = "template")]
+    pub raw: bool,
+}
+
+/// `retort inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// The model: a folder, or org/name in the Hugging Face cache
+    #[arg(value_name = "MODEL")]
+    pub what: String,
+}
+
+/// `retort import`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "A Hugging Face folder from a GGUF file: weights, config, tokenizer and chat template.
+
+Reads F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 and Q2_K to Q6_K of the llama, mistral, qwen2, qwen3
+and gpt2 families. Writes float32 unless --dtype says bf16 or f16. The folder appears whole or not at
+all."
+)]
+pub struct Import {
+    /// The file
+    #[arg(value_name = "MODEL.gguf")]
+    pub gguf: PathBuf,
+    /// The folder to write, which must not be there yet
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// `retort completions`.
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: Shell,
+}
+
+/// Shells that completions are made for.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Shell {
+    /// bash
+    Bash,
+    /// zsh
+    Zsh,
+    /// fish
+    Fish,
+    /// elvish
+    Elvish,
+    /// PowerShell
+    Powershell,
+}

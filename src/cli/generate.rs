@@ -1,0 +1,95 @@
+//! `retort generate`: replies to prompts.
+
+use serde_json::json;
+
+use super::args::{Common, Generate};
+use super::models::{Loaded, read_rows};
+use super::output::Out;
+use super::progress::Progress;
+use crate::data::{Row, Schema};
+use crate::decode::{Finish, Limits, Reply, greedy};
+use crate::error::{Error, Result};
+use crate::signal;
+use crate::text::TemplateChoice;
+
+pub(super) fn run(args: &Generate, common: &Common) -> Result<()> {
+    if !args.greedy {
+        return Err(Error::user("replies are not sampled yet")
+            .expected("--greedy")
+            .advice("add --greedy for the most probable reply"));
+    }
+    let loaded = Loaded::open(&args.model, common)?;
+    let choice = if args.raw { TemplateChoice::Plain } else { args.rows.template.clone() };
+    let (texts, prompts) = prompts(&loaded, args, &choice)?;
+    let limits = Limits {
+        max_new_tokens: args.max_new_tokens as usize,
+        eos: loaded.eos.clone(),
+        vocabulary: loaded.tokenizer.vocab_size(),
+    };
+    let mut out = Out::to(args.rows.output.as_deref())?;
+    let mut progress = Progress::new("replies", prompts.len(), common.quiet);
+    let json = common.json || args.rows.output.is_some();
+    for (texts, prompts) in texts.chunks(args.batch.into()).zip(prompts.chunks(args.batch.into())) {
+        signal::check()?;
+        let batch: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+        for (text, reply) in texts.iter().zip(greedy(&loaded.model, &batch, &limits)?) {
+            let response = response(&loaded, &reply)?;
+            if json {
+                out.json(&json!({
+                    "prompt": text, "response": response, "ids": reply.ids,
+                    "logprobs": reply.logprobs, "finish": reply.finish.name(),
+                }))?;
+            } else if texts.len() == 1 && args.prompt.len() == 1 {
+                out.text(&format!("{response}\n"))?;
+            } else {
+                out.text(&format!("> {}\n{response}\n\n", text.replace('\n', "\n> ")))?;
+            }
+        }
+        progress.add(batch.len());
+    }
+    drop(progress);
+    out.finish()
+}
+
+/// The reply as text, without the token that ended it.
+fn response(loaded: &Loaded, reply: &Reply) -> Result<String> {
+    let ids = match (reply.finish, reply.ids.split_last()) {
+        (Finish::Eos, Some((_, before))) => before,
+        _ => &reply.ids,
+    };
+    loaded.tokenizer.decode(ids, true)
+}
+
+/// The prompts as they were given, and as tokens.
+fn prompts(
+    loaded: &Loaded,
+    args: &Generate,
+    choice: &TemplateChoice,
+) -> Result<(Vec<String>, Vec<Vec<u32>>)> {
+    if args.prompt.is_empty() {
+        let tokens = read_rows(loaded, &args.rows, choice, true)?;
+        let encoder = loaded.encoder(choice, Schema::Prompt)?;
+        let texts: Result<Vec<String>> = tokens
+            .rows
+            .iter()
+            .zip(&tokens.encoded)
+            .map(|(row, encoded)| match row {
+                Row::Prompt { prompt, .. } | Row::Choices { prompt, .. } => Ok(prompt.clone()),
+                Row::Ids { .. } => loaded.tokenizer.decode(encoded.prompt(), false),
+                row => encoder.prompt_text(row),
+            })
+            .collect();
+        return Ok((texts?, tokens.encoded.into_iter().map(|e| e.ids).collect()));
+    }
+    let encoder = loaded.encoder(choice, Schema::Prompt)?;
+    let ids: Result<Vec<Vec<u32>>> = args
+        .prompt
+        .iter()
+        .map(|prompt| {
+            let ids = encoder.prompt(&Row::Prompt { prompt: prompt.clone(), responses: Vec::new() })?;
+            loaded.check_ids(&ids)?;
+            Ok(ids)
+        })
+        .collect();
+    Ok((args.prompt.clone(), ids?))
+}

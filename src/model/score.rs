@@ -1,0 +1,66 @@
+//! log p of given tokens under a model: rows of any lengths, batched by length so that little padding
+//! is computed, the head applied to a few positions at a time so that [tokens, vocabulary] is never
+//! held whole.
+
+use tch::{Kind, Tensor};
+
+use super::{CausalLm, Padding};
+use crate::error::Result;
+
+/// Positions of a batch, padding included.
+const BATCH: usize = 4096;
+/// Positions whose logits are held at once.
+const HEAD_CHUNK: i64 = 256;
+
+/// log p(ids[i] | ids[<i]) for i >= 1 of each row, in float32 over the model's whole output. `done` is
+/// told how many rows each batch had, and stops the work with an error.
+pub fn log_probabilities(
+    model: &CausalLm,
+    rows: &[&[u32]],
+    done: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Vec<Vec<f32>>> {
+    let _off = tch::no_grad_guard();
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_by_key(|&i| std::cmp::Reverse(rows[i].len()));
+    let mut scores = vec![Vec::new(); rows.len()];
+    let mut rest = order.as_slice();
+    while let Some(&longest) = rest.first() {
+        let width = rows[longest].len();
+        let (batch, behind) = rest.split_at((BATCH / width.max(1)).clamp(1, rest.len()));
+        rest = behind;
+        if width > 1 {
+            let part: Vec<&[u32]> = batch.iter().map(|&i| rows[i]).collect();
+            for (&i, score) in batch.iter().zip(score_batch(model, &part, width)?) {
+                scores[i] = score;
+            }
+        }
+        done(batch.len())?;
+    }
+    Ok(scores)
+}
+
+/// One batch, padded on the right.
+fn score_batch(model: &CausalLm, rows: &[&[u32]], width: usize) -> Result<Vec<Vec<f32>>> {
+    let mut ids = vec![0i64; rows.len() * width];
+    for (slots, row) in ids.chunks_mut(width).zip(rows) {
+        for (slot, &id) in slots.iter_mut().zip(*row) {
+            *slot = i64::from(id);
+        }
+    }
+    let ids_bt =
+        Tensor::f_from_slice(&ids)?.f_view([rows.len() as i64, width as i64])?.f_to_device(model.device())?;
+    // The last position predicts nothing that is asked for.
+    let inputs = ids_bt.f_narrow(1, 0, width as i64 - 1)?;
+    let hidden = model.hidden(&inputs, &Padding::Right)?.f_flatten(0, 1)?;
+    let targets = ids_bt.f_narrow(1, 1, width as i64 - 1)?.f_flatten(0, 1)?;
+    let mut all: Vec<f32> = Vec::with_capacity(ids.len());
+    let total = targets.size()[0];
+    for start in (0..total).step_by(HEAD_CHUNK as usize) {
+        let n = HEAD_CHUNK.min(total - start);
+        let chunk =
+            model.head().log_probability(&hidden.f_narrow(0, start, n)?, &targets.f_narrow(0, start, n)?)?;
+        all.extend(Vec::<f32>::try_from(chunk.f_to_kind(Kind::Float)?)?);
+    }
+    let per_row = all.chunks(width - 1).zip(rows);
+    Ok(per_row.map(|(scores, row)| scores[..row.len().saturating_sub(1)].to_vec()).collect())
+}

@@ -1,0 +1,32 @@
+//! Ctrl-C and SIGTERM: the first asks long work to stop at its next safe place, the second ends the
+//! process. Layer 0: uses `error`.
+
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use crate::error::{Cause, Error, Result};
+
+/// The signal that came, or 0.
+static SIGNAL: AtomicI32 = AtomicI32::new(0);
+
+/// Takes SIGINT and SIGTERM over; once, at start.
+pub fn install() {
+    extern "C" fn on_signal(number: libc::c_int) {
+        if SIGNAL.swap(number, Ordering::Relaxed) != 0 {
+            // SAFETY: ends the process at once, which a handler may do.
+            unsafe { libc::_exit(128 + number) };
+        }
+    }
+    for number in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: the handler only touches an atomic and may end the process.
+        unsafe { libc::signal(number, on_signal as *const () as libc::sighandler_t) };
+    }
+}
+
+/// An error if a signal came: long work calls it between its steps and lets the error pass through,
+/// so that everything half done is taken back.
+pub fn check() -> Result<()> {
+    match SIGNAL.load(Ordering::Relaxed) {
+        0 => Ok(()),
+        number => Err(Error::new(Cause::Stopped(number as u8), "stopped by a signal")),
+    }
+}
