@@ -222,6 +222,7 @@ fn check_bytes(bytes: &[u8]) -> Result<()> {
 fn assemble(bytes: &[u8], beside: Beside, legacy: bool) -> Result<Tokenizer, String> {
     let text = |e: tokenizers::Error| e.to_string();
     let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(text)?;
+    let padding = inner.get_padding().map(|p| p.pad_token.clone());
     inner.with_padding(None);
     inner.with_truncation(None).map_err(text)?;
     if let ModelWrapper::BPE(bpe) = inner.get_model()
@@ -243,6 +244,10 @@ fn assemble(bytes: &[u8], beside: Beside, legacy: bool) -> Result<Tokenizer, Str
     }
     inner.add_tokens(add).map_err(text)?;
     let mut named: BTreeMap<String, String> = beside.named.into_iter().collect();
+    // transformers takes the padding token from tokenizer.json's padding where nothing else names one.
+    if let Some(pad) = padding {
+        named.entry("pad_token".to_string()).or_insert(pad);
+    }
     named.retain(|_, token| inner.token_to_id(token).is_some());
     if legacy {
         let flag = |key: &str| beside.config.get(key).and_then(serde_json::Value::as_bool).unwrap_or(false);

@@ -3,6 +3,7 @@
 //! *Memory.* minijinja's fuel bounds steps, not bytes: thirty times `s ~ s` is a gigabyte. So `~`, `+`
 //! and `*` become calls (`__cat`, `__add`, `__mul`) of functions that keep a budget, and a long raw
 //! text is cut by empty outputs, so that no single step writes more than a few hundred bytes of it.
+//! Lists and maps, and what is `set`, go through `__keep`, which weighs them.
 //!
 //! *Sameness.* A slice becomes `__slice`, which gives a list as Jinja2 does (minijinja's is lazy and
 //! takes no index), and `{% generation %}` becomes `{% with %}`.
@@ -89,8 +90,9 @@ fn tag(text: &str) -> Result<(String, usize), String> {
     let (tokens, end) = tokens(text, start, close)?;
     let used = end + close.len() + usize::from(!text[end..].starts_with(close));
     let tail = &text[end..used];
-    let mut reader = Reader { tokens: &tokens, at: 0, depth: 0 };
+    let mut reader = Reader { tokens: &tokens, at: 0, depth: 0, commas: 0 };
     let mut body = String::new();
+    let set = block && reader.peek() == Some("set");
     if block {
         // The word that opens the tag is never an operand.
         match reader.next() {
@@ -101,7 +103,14 @@ fn tag(text: &str) -> Result<(String, usize), String> {
         }
         body.push(' ');
     }
-    body.push_str(&reader.sequence(&[])?);
+    if set {
+        body.push_str(&reader.sequence(&["="])?);
+        if reader.take("=") {
+            body.push_str(&format!(" = __keep(({}))", reader.sequence(&[])?));
+        }
+    } else {
+        body.push_str(&reader.sequence(&[])?);
+    }
     if let Some(token) = reader.peek() {
         return Err(format!("{token} where it cannot stand"));
     }
@@ -184,6 +193,8 @@ struct Reader<'t> {
     tokens: &'t [&'t str],
     at: usize,
     depth: usize,
+    /// Commas so far: a bracket with one inside may be a tuple.
+    commas: usize,
 }
 
 impl<'t> Reader<'t> {
@@ -215,6 +226,7 @@ impl<'t> Reader<'t> {
                 || matches!(token, "," | ":" | "=" | "==" | "!=" | "<" | ">" | "<=" | ">=" | "|");
             if between {
                 self.at += 1;
+                self.commas += usize::from(token == ",");
                 out.push_str(token);
             } else {
                 out.push_str(&self.sum()?);
@@ -313,9 +325,13 @@ impl<'t> Reader<'t> {
     fn postfix(&mut self) -> Result<String, String> {
         let first = self.next().ok_or("an expression without an end")?;
         let mut out = match first {
-            "(" => self.bracketed("(", ")")?,
-            "[" => self.bracketed("[", "]")?,
-            "{" => self.bracketed("{", "}")?,
+            "(" => {
+                let commas = self.commas;
+                let inside = self.bracketed("(", ")")?;
+                if self.commas > commas { format!("__keep({inside})") } else { inside }
+            }
+            "[" => format!("__keep({})", self.bracketed("[", "]")?),
+            "{" => format!("__keep({})", self.bracketed("{", "}")?),
             _ if starts_operand(first) => first.to_string(),
             _ => return Err(format!("{first} where an operand should stand")),
         };
@@ -377,9 +393,9 @@ mod tests {
         assert_eq!(expr("x if a ~ b == c else -1 - d"), "x if __cat(a , b) == c else -1 - d");
         assert_eq!(
             expr("a is not defined and b not in ['x' ~ y]"),
-            "a is not defined and b not in [__cat('x' , y)]"
+            "a is not defined and b not in __keep([__cat('x' , y)])"
         );
-        assert_eq!(expr("{'a': {'b': 1 + 1}}"), "{'a' : {'b' : __add(1, 1)}}");
+        assert_eq!(expr("{'a': {'b': 1 + 1}}"), "__keep({'a' : __keep({'b' : __add(1, 1)})})");
         assert_eq!(
             expr("m[1:][-1] ~ s[::-1]"),
             "__cat(__slice(m, 1, none, none)[-1] , __slice(s, none, none, -1))"
@@ -391,8 +407,7 @@ mod tests {
     #[test]
     fn tags_keep_their_marks() {
         let text = "a {%- set x.y = 1 + 2 -%} b {%+ if not x -%}{#- c ~ d #}{% endif +%}{{- e ~ f -}}";
-        let want =
-            "a {%- set x.y = __add(1, 2) -%} b {%+ if not x -%}{#- c ~ d #}{% endif +%}{{- __cat(e , f) -}}";
+        let want = "a {%- set x.y = __keep((__add(1, 2))) -%} b {%+ if not x -%}{#- c ~ d #}{% endif +%}{{- __cat(e , f) -}}";
         assert_eq!(rewrite(text).unwrap(), want);
         assert_eq!(
             rewrite("{%- generation -%}x{%- endgeneration %}").unwrap(),
