@@ -8,6 +8,7 @@
 
 pub mod budget;
 pub mod clock;
+mod lexer;
 pub mod operators;
 pub mod python;
 pub mod rewrite;

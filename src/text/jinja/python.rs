@@ -127,12 +127,15 @@ fn write_json(value: &Value, layout: &Layout, level: usize, out: &mut String) ->
         ValueKind::None => out.push_str("null"),
         ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
         ValueKind::Number if value.is_integer() => out.push_str(&value.to_string()),
-        ValueKind::Number => out.push_str(match float(f64::try_from(value.clone()).ok()?).as_str() {
-            "nan" => "NaN",
-            "inf" => "Infinity",
-            "-inf" => "-Infinity",
-            text => return Some(out.push_str(text)),
-        }),
+        ValueKind::Number => {
+            let text = float(f64::try_from(value.clone()).ok()?);
+            out.push_str(match text.as_str() {
+                "nan" => "NaN",
+                "inf" => "Infinity",
+                "-inf" => "-Infinity",
+                text => text,
+            });
+        }
         ValueKind::String => json_str(value.as_str()?, layout.ascii, out),
         ValueKind::Seq | ValueKind::Iterable => {
             let items: Vec<Value> = value.try_iter().ok()?.collect();
