@@ -80,9 +80,8 @@ impl<'t> Encoder<'t> {
             return Ok(ids[..prompt_len.unwrap_or(ids.len()).min(ids.len())].to_vec());
         }
         // A chat template writes its own special tokens, as in transformers' apply_chat_template.
-        let specials =
-            !matches!((&self.template, row), (Template::Chat(_), row) if !matches!(row, Row::Text(_)));
-        self.tokenizer.encode(&self.prompt_text(row)?, specials)
+        let templated = matches!(self.template, Template::Chat(_)) && !matches!(row, Row::Text(_));
+        self.tokenizer.encode(&self.prompt_text(row)?, !templated)
     }
 
     /// The prompt as text; empty for an `ids` row.

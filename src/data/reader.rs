@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn an_endless_line_is_refused() {
-        let mut reader = Reader::new(std::io::BufReader::new(std::io::repeat(b' ')), "endless");
+        let mut reader = Reader::new(BufReader::new(std::io::repeat(b' ')), "endless");
         reader.longest = 1000;
         assert!(reader.next().unwrap().unwrap_err().to_string().contains("too long"));
         assert!(reader.next().is_none());

@@ -54,6 +54,9 @@ pub fn check(json: &Value) -> Result<()> {
     if let Some(merges) = model.get("merges") {
         check_merges(merges)?;
     }
+    if ids == 0 {
+        return Err(wrong("model.vocab", "at least one token", "none"));
+    }
     check_added(root.get("added_tokens"), ids)?;
     let mut settings = 0;
     for part in ["normalizer", "pre_tokenizer", "post_processor", "decoder"] {

@@ -80,13 +80,23 @@ impl Tokenizer {
             |found: String| Error::data("not a tokenizer that can be used").file(&file).found(found);
         let made = guarded(move || assemble(&bytes, beside, legacy)).map_err(refused)?;
         let mut made = made.map_err(refused)?;
-        made.file = file;
-        // A first use: what only fails when it runs (a broken character map, an id that is no token).
-        for specials in [true, false] {
-            made.encode("A retort \u{e9}\u{1f600}\n 12", specials)?;
-        }
-        made.decode(&(0..made.vocab_size().min(64) as u32).collect::<Vec<_>>(), false)?;
+        made.file = file.clone();
+        made.first_use().map_err(refused)?;
         Ok(made)
+    }
+
+    /// What only fails when it runs: a broken character map, an id that is no token. That the crate
+    /// cannot encode a text without an unknown token is no reason to refuse the tokenizer.
+    fn first_use(&self) -> Result<(), String> {
+        for specials in [true, false] {
+            let made = guarded(|| self.inner.encode_fast("A retort \u{e9}\u{1f600}\n 12", specials))?;
+            let ids = made.map(|e| e.get_ids().to_vec()).unwrap_or_default();
+            if let Some(id) = ids.iter().find(|id| **id as usize >= self.tokens.len()) {
+                return Err(format!("the id {id}, which is no token"));
+            }
+        }
+        let first: Vec<u32> = (0..self.vocab_size().min(64) as u32).collect();
+        guarded(|| self.inner.decode(&first, false)).map(|_| ())
     }
 
     /// V: the highest token id plus one, added tokens in. It is the number of tokens, except where the
@@ -222,6 +232,7 @@ fn check_bytes(bytes: &[u8]) -> Result<()> {
 fn assemble(bytes: &[u8], beside: Beside, legacy: bool) -> Result<Tokenizer, String> {
     let text = |e: tokenizers::Error| e.to_string();
     let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(text)?;
+    let padding = inner.get_padding().map(|p| p.pad_token.clone());
     inner.with_padding(None);
     inner.with_truncation(None).map_err(text)?;
     if let ModelWrapper::BPE(bpe) = inner.get_model()
@@ -243,6 +254,10 @@ fn assemble(bytes: &[u8], beside: Beside, legacy: bool) -> Result<Tokenizer, Str
     }
     inner.add_tokens(add).map_err(text)?;
     let mut named: BTreeMap<String, String> = beside.named.into_iter().collect();
+    // transformers takes the padding token from tokenizer.json's padding where nothing else names one.
+    if let Some(pad) = padding {
+        named.entry("pad_token".to_string()).or_insert(pad);
+    }
     named.retain(|_, token| inner.token_to_id(token).is_some());
     if legacy {
         let flag = |key: &str| beside.config.get(key).and_then(serde_json::Value::as_bool).unwrap_or(false);

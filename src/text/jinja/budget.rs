@@ -56,6 +56,32 @@ pub fn charged(value: Value) -> Result<Value, Error> {
     Ok(value)
 }
 
+/// Values within each other that a template may make.
+const DEEPEST: usize = 32;
+
+/// Charges a whole value, lists within lists as often as they occur, and hands it on: sixty times
+/// `x = [x, x]` takes little memory, but a comparison of two such values never ends. A namespace may
+/// not stand within another value, so that no value holds itself.
+pub fn keep(value: Value) -> Result<Value, Error> {
+    weigh(&value, 0)?;
+    Ok(value)
+}
+
+fn weigh(value: &Value, level: usize) -> Result<(), Error> {
+    if level > DEEPEST {
+        return Err(fail("a value is nested too deep"));
+    }
+    charge(ITEM)?;
+    if level > 0 && value.as_object().is_some_and(|o| o.type_name().contains("Namespace")) {
+        return Err(fail("a namespace within another value"));
+    }
+    match value.kind() {
+        ValueKind::Seq | ValueKind::Iterable => items(value)?.iter().try_for_each(|v| weigh(v, level + 1)),
+        ValueKind::Map => items(value)?.iter().try_for_each(|key| weigh(&value.get_item(key)?, level + 1)),
+        _ => Ok(()),
+    }
+}
+
 /// The items of a list, a tuple, the keys of a map, the letters of a text, charged as they are read.
 pub fn items(value: &Value) -> Result<Vec<Value>, Error> {
     let mut all = Vec::new();

@@ -8,6 +8,7 @@
 
 pub mod budget;
 pub mod clock;
+mod lexer;
 pub mod operators;
 pub mod python;
 pub mod rewrite;
@@ -118,8 +119,7 @@ fn environment() -> Environment<'static> {
     env.set_recursion_limit(RECURSION);
     env.set_unknown_method_callback(operators::method);
     env.set_formatter(|out, _, value| {
-        let text = str_of(value);
-        charge(text.len())?;
+        let text = str_of(value)?;
         out.write_str(&text).map_err(|_| fail("the template writes too much"))
     });
     globals(&mut env);
@@ -133,23 +133,38 @@ fn globals(env: &mut Environment<'static>) {
     env.add_function("__add", operators::add);
     env.add_function("__mul", operators::mul);
     env.add_function("__slice", operators::slice);
-    env.add_function("raise_exception", |what: Value| -> Result<Value, Error> { Err(fail(str_of(&what))) });
+    env.add_function("__keep", budget::keep);
+    env.add_function("raise_exception", |what: Value| -> Result<Value, Error> { Err(fail(str_of(&what)?)) });
     env.add_function("strftime_now", |format: &str| -> Result<Value, Error> {
         charge(format.len().saturating_mul(32))?;
         Ok(Value::from(clock::strftime(format, clock::now())))
     });
     let plain = Environment::new();
     for (name, function) in plain.globals().filter(|(n, _)| ["range", "dict", "namespace"].contains(n)) {
-        env.add_global(name.to_string(), function);
+        // `keep` looks at what the new map or namespace holds.
+        let call = move |state: &mut State, args: Rest<Value>, named: Kwargs| -> Result<Value, Error> {
+            let mut all = args.to_vec();
+            if named.args().next().is_some() {
+                all.push(Value::from(named));
+            }
+            budget::keep(function.call(state, &all)?)
+        };
+        env.add_function(name.to_string(), call);
     }
 }
 
 /// A filter of minijinja's behind the budget: what goes in is bounded, what comes out is charged.
 fn fenced(env: &mut Environment<'static>, name: &'static str, filter: Value) {
-    env.add_filter(name, move |state: &mut State, args: Rest<Value>| -> Result<Value, Error> {
-        let args = args.iter().map(bounded).collect::<Result<Vec<_>, _>>()?;
-        charged(filter.call(state, &args)?)
-    });
+    env.add_filter(
+        name,
+        move |state: &mut State, args: Rest<Value>, named: Kwargs| -> Result<Value, Error> {
+            let mut all = args.iter().map(bounded).collect::<Result<Vec<_>, _>>()?;
+            if named.args().next().is_some() {
+                all.push(Value::from(named));
+            }
+            charged(filter.call(state, &all)?)
+        },
+    );
 }
 
 fn add_filters(env: &mut Environment<'static>) {
@@ -169,13 +184,13 @@ fn add_filters(env: &mut Environment<'static>) {
             _ => budget::items(value).map(|all| all.len()),
         });
     }
-    env.add_filter("string", |value: &Value| charged(Value::from(str_of(value))));
+    env.add_filter("string", |value: &Value| str_of(value).map(Value::from));
     env.add_filter("trim", |value: &Value, chars: Option<&str>| {
-        let text = str_of(value);
+        let text = str_of(value)?;
         charged(Value::from(operators::strip(&text, chars, true, true)))
     });
     env.add_filter("replace", |value: &Value, old: &str, new: &str, count: Option<i64>| {
-        operators::replace(&str_of(value), old, new, count)
+        operators::replace(&str_of(value)?, old, new, count)
     });
     env.add_filter("join", join);
     env.add_filter("tojson", tojson);
@@ -183,7 +198,7 @@ fn add_filters(env: &mut Environment<'static>) {
 
 fn join(value: &Value, between: Option<&Value>, named: Kwargs) -> Result<Value, Error> {
     let attribute: Option<String> = named.get("attribute")?;
-    let between = between.cloned().or(named.get("d")?).map_or(String::new(), |d| str_of(&d));
+    let between = between.cloned().or(named.get("d")?).map_or(Ok(String::new()), |d| str_of(&d))?;
     named.assert_all_used()?;
     match attribute {
         None => operators::join(value, &between),
@@ -213,8 +228,8 @@ fn tojson(value: &Value, named: Kwargs) -> Result<Value, Error> {
         });
     }
     if let Some([item, key]) = separators.as_deref() {
-        layout.item = Some(str_of(item));
-        layout.key = Some(str_of(key));
+        layout.item = Some(str_of(item)?);
+        layout.key = Some(str_of(key)?);
         charge(layout.item.as_ref().map_or(0, String::len).saturating_mul(1024))?;
     }
     if value.kind() == ValueKind::Undefined {

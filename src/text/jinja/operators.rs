@@ -3,16 +3,14 @@
 use minijinja::value::{Rest, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
-use super::budget::{bounded, charge, charge_times, charged, fail, items};
+use super::budget::{bounded, charge, charge_times, charged, fail, items, keep};
 use super::python::{is_space, str_of};
 
 /// `a ~ b ~ ...`
 pub fn cat(parts: Rest<Value>) -> Result<Value, Error> {
     let mut out = String::new();
     for part in parts.iter() {
-        let text = str_of(part);
-        charge(text.len())?;
-        out.push_str(&text);
+        out.push_str(&str_of(part)?);
     }
     Ok(Value::from(out))
 }
@@ -27,7 +25,7 @@ pub fn add(a: &Value, b: &Value) -> Result<Value, Error> {
     if list(a) && list(b) && a.is_tuple() == b.is_tuple() {
         let mut all = items(a)?;
         all.extend(items(b)?);
-        return Ok(if a.is_tuple() { Value::from(Tuple::from(all)) } else { Value::from(all) });
+        return keep(if a.is_tuple() { Value::from(Tuple::from(all)) } else { Value::from(all) });
     }
     number(a, b, i128::checked_add, |x, y| x + y).unwrap_or_else(|| Err(unsupported("+", a, b)))
 }
@@ -49,7 +47,7 @@ pub fn mul(a: &Value, b: &Value) -> Result<Value, Error> {
     charge_times(times, one.len().saturating_mul(32))?;
     let all: Vec<Value> =
         (0..if one.is_empty() { 0 } else { times }).flat_map(|_| one.iter().cloned()).collect();
-    Ok(if what.is_tuple() { Value::from(Tuple::from(all)) } else { Value::from(all) })
+    keep(if what.is_tuple() { Value::from(Tuple::from(all)) } else { Value::from(all) })
 }
 
 fn int(value: &Value) -> Option<i128> {
@@ -113,7 +111,7 @@ pub fn slice(of: &Value, start: &Value, stop: &Value, step: &Value) -> Result<Va
         at = at.saturating_add(step);
     }
     Ok(match of.as_str() {
-        Some(_) => Value::from(kept.iter().map(str_of).collect::<String>()),
+        Some(_) => Value::from(kept.iter().filter_map(Value::as_str).collect::<String>()),
         None if of.is_tuple() => Value::from(Tuple::from(kept)),
         None => Value::from(kept),
     })
@@ -244,8 +242,8 @@ fn partition(text: &str, separator: &str, from_right: bool) -> Result<Value, Err
 pub fn join(values: &Value, between: &str) -> Result<Value, Error> {
     let mut out = String::new();
     for (at, item) in items(values)?.iter().enumerate() {
-        let text = str_of(item);
-        charge(text.len() + between.len())?;
+        let text = str_of(item)?;
+        charge(between.len())?;
         if at > 0 {
             out.push_str(between);
         }

@@ -1,46 +1,70 @@
 //! Values written as Python writes them: `str()`, `json.dumps`, the strings' whitespace.
 
-use minijinja::Value;
 use minijinja::value::ValueKind;
+use minijinja::{Error, Value};
+
+use super::budget::{charge, fail, items};
 
 /// What Python counts as whitespace: Unicode's, and four separators of ASCII.
 pub fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
-/// Python's `str()` of a value; an undefined one is empty, as in Jinja2.
-pub fn str_of(value: &Value) -> String {
-    match (value.kind(), value.as_str()) {
-        (_, Some(text)) => text.to_string(),
-        (ValueKind::Undefined, _) => String::new(),
-        _ => repr(value),
+/// Values within each other that are still written.
+const DEEPEST: usize = 64;
+
+/// Python's `str()` of a value, charged as it is made; an undefined one is empty, as in Jinja2.
+pub fn str_of(value: &Value) -> Result<String, Error> {
+    if let Some(text) = value.as_str() {
+        charge(text.len())?;
+        return Ok(text.to_string());
     }
+    let mut out = String::new();
+    if !value.is_undefined() {
+        repr(value, 0, &mut out)?;
+    }
+    Ok(out)
 }
 
-fn repr(value: &Value) -> String {
+fn repr(value: &Value, level: usize, out: &mut String) -> Result<(), Error> {
+    if level > DEEPEST {
+        return Err(fail("a value is nested too deep to be written"));
+    }
+    let before = out.len();
     match value.kind() {
-        ValueKind::String => repr_str(value.as_str().unwrap_or_default()),
-        ValueKind::Number if !value.is_integer() => float(f64::try_from(value.clone()).unwrap_or(f64::NAN)),
+        ValueKind::String => repr_str(value.as_str().unwrap_or_default(), out),
+        ValueKind::Number if !value.is_integer() => {
+            out.push_str(&float(f64::try_from(value.clone()).unwrap_or(f64::NAN)));
+        }
         ValueKind::Seq | ValueKind::Iterable => {
-            let items: Vec<String> = value.try_iter().into_iter().flatten().map(|v| repr(&v)).collect();
-            match (value.is_tuple(), items.len()) {
-                (true, 1) => format!("({},)", items[0]),
-                (true, _) => format!("({})", items.join(", ")),
-                _ => format!("[{}]", items.join(", ")),
+            let items = items(value)?;
+            let [open, close] = if value.is_tuple() { ["(", ")"] } else { ["[", "]"] };
+            out.push_str(open);
+            for (at, item) in items.iter().enumerate() {
+                out.push_str(if at > 0 { ", " } else { "" });
+                repr(item, level + 1, out)?;
             }
+            out.push_str(if value.is_tuple() && items.len() == 1 { "," } else { "" });
+            out.push_str(close);
         }
         ValueKind::Map => {
-            let keys: Vec<Value> = value.try_iter().into_iter().flatten().collect();
-            let pair = |k: &Value| format!("{}: {}", repr(k), repr(&value.get_item(k).unwrap_or_default()));
-            format!("{{{}}}", keys.iter().map(pair).collect::<Vec<_>>().join(", "))
+            out.push('{');
+            for (at, key) in items(value)?.iter().enumerate() {
+                out.push_str(if at > 0 { ", " } else { "" });
+                repr(key, level + 1, out)?;
+                out.push_str(": ");
+                repr(&value.get_item(key)?, level + 1, out)?;
+            }
+            out.push('}');
         }
-        _ => value.to_string(),
+        _ => out.push_str(&value.to_string()),
     }
+    charge(out.len() - before)
 }
 
-fn repr_str(text: &str) -> String {
+fn repr_str(text: &str, out: &mut String) {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
-    let mut out = String::from(quote);
+    out.push(quote);
     for c in text.chars() {
         match c {
             '\\' => out.push_str("\\\\"),
@@ -55,7 +79,6 @@ fn repr_str(text: &str) -> String {
         }
     }
     out.push(quote);
-    out
 }
 
 /// Python's `repr` of a float: the shortest digits, with an exponent below 1e-4 and from 1e16 on.
@@ -104,12 +127,15 @@ fn write_json(value: &Value, layout: &Layout, level: usize, out: &mut String) ->
         ValueKind::None => out.push_str("null"),
         ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
         ValueKind::Number if value.is_integer() => out.push_str(&value.to_string()),
-        ValueKind::Number => out.push_str(match float(f64::try_from(value.clone()).ok()?).as_str() {
-            "nan" => "NaN",
-            "inf" => "Infinity",
-            "-inf" => "-Infinity",
-            text => return Some(out.push_str(text)),
-        }),
+        ValueKind::Number => {
+            let text = float(f64::try_from(value.clone()).ok()?);
+            out.push_str(match text.as_str() {
+                "nan" => "NaN",
+                "inf" => "Infinity",
+                "-inf" => "-Infinity",
+                text => text,
+            });
+        }
         ValueKind::String => json_str(value.as_str()?, layout.ascii, out),
         ValueKind::Seq | ValueKind::Iterable => {
             let items: Vec<Value> = value.try_iter().ok()?.collect();
@@ -207,7 +233,8 @@ mod tests {
             {"a": [1, 2.0, true, null, "it's", "q\"'"], "b": {}, "c": [1e16, 1e-5, 0.1]}
         )));
         let text = r#"{'a': [1, 2.0, True, None, "it's", 'q"\''], 'b': {}, 'c': [1e+16, 1e-05, 0.1]}"#;
-        assert_eq!(str_of(&value), text);
+        super::super::budget::begin(1 << 20);
+        assert_eq!(str_of(&value).unwrap(), text);
         let json = r#"{"a": [1, 2.0, true, null, "it's", "q\"'"], "b": {}, "c": [1e+16, 1e-05, 0.1]}"#;
         assert_eq!(dumps(&value, &Layout::default()).unwrap(), json);
         let small = Value::from(minijinja::value::Serde(

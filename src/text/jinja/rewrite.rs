@@ -3,11 +3,14 @@
 //! *Memory.* minijinja's fuel bounds steps, not bytes: thirty times `s ~ s` is a gigabyte. So `~`, `+`
 //! and `*` become calls (`__cat`, `__add`, `__mul`) of functions that keep a budget, and a long raw
 //! text is cut by empty outputs, so that no single step writes more than a few hundred bytes of it.
+//! Lists and maps, and what is `set`, go through `__keep`, which weighs them.
 //!
 //! *Sameness.* A slice becomes `__slice`, which gives a list as Jinja2 does (minijinja's is lazy and
 //! takes no index), and `{% generation %}` becomes `{% with %}`.
 //!
 //! Only what stands inside tags is touched, so whitespace control stays what it was.
+
+use super::lexer::tokens;
 
 /// The longest raw text that one step may write, near enough.
 const PIECE: usize = 256;
@@ -89,8 +92,9 @@ fn tag(text: &str) -> Result<(String, usize), String> {
     let (tokens, end) = tokens(text, start, close)?;
     let used = end + close.len() + usize::from(!text[end..].starts_with(close));
     let tail = &text[end..used];
-    let mut reader = Reader { tokens: &tokens, at: 0, depth: 0 };
+    let mut reader = Reader { tokens: &tokens, at: 0, depth: 0, commas: 0 };
     let mut body = String::new();
+    let set = block && reader.peek() == Some("set");
     if block {
         // The word that opens the tag is never an operand.
         match reader.next() {
@@ -101,79 +105,18 @@ fn tag(text: &str) -> Result<(String, usize), String> {
         }
         body.push(' ');
     }
-    body.push_str(&reader.sequence(&[])?);
+    if set {
+        body.push_str(&reader.sequence(&["="])?);
+        if reader.take("=") {
+            body.push_str(&format!(" = __keep(({}))", reader.sequence(&[])?));
+        }
+    } else {
+        body.push_str(&reader.sequence(&[])?);
+    }
     if let Some(token) = reader.peek() {
         return Err(format!("{token} where it cannot stand"));
     }
     Ok((format!("{}{} {} {tail}", &text[..2], marker.map_or(String::new(), String::from), body.trim()), used))
-}
-
-/// The tokens up to the tag's end, and where that is (at its `-` or `+`, where it has one).
-fn tokens<'t>(text: &'t str, start: usize, close: &str) -> Result<(Vec<&'t str>, usize), String> {
-    let (mut tokens, mut at, mut open) = (Vec::new(), start, 0usize);
-    loop {
-        at += text[at..].len() - text[at..].trim_start().len();
-        let rest = &text[at..];
-        let first = rest.chars().next().ok_or("a tag without an end")?;
-        let ends = rest.starts_with(close) || (matches!(first, '-' | '+') && rest[1..].starts_with(close));
-        if ends && open == 0 {
-            return Ok((tokens, at));
-        }
-        let length = match first {
-            '"' | '\'' => string_length(rest, first)?,
-            'a'..='z' | 'A'..='Z' | '_' => run(rest, |c| c.is_ascii_alphanumeric() || c == '_'),
-            '0'..='9' => number_length(rest, tokens.last() == Some(&".")),
-            _ => operator_length(rest).ok_or_else(|| format!("a character that is no Jinja: {first:?}"))?,
-        };
-        let token = &rest[..length];
-        match token {
-            "(" | "[" | "{" => open += 1,
-            ")" | "]" | "}" => open = open.saturating_sub(1),
-            _ => {}
-        }
-        tokens.push(token);
-        at += length;
-    }
-}
-
-fn run(text: &str, keep: impl Fn(char) -> bool) -> usize {
-    text.find(|c| !keep(c)).unwrap_or(text.len())
-}
-
-fn string_length(text: &str, quote: char) -> Result<usize, String> {
-    let mut escaped = false;
-    for (at, c) in text.char_indices().skip(1) {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            c if c == quote => return Ok(at + 1),
-            _ => {}
-        }
-    }
-    Err("a string without an end".to_string())
-}
-
-fn number_length(text: &str, index: bool) -> usize {
-    let mut length = run(text, |c| c.is_ascii_alphanumeric() || c == '_');
-    let fraction = text[length..].strip_prefix('.').filter(|r| r.starts_with(|c: char| c.is_ascii_digit()));
-    if let (Some(fraction), false) = (fraction, index) {
-        length += 1 + run(fraction, |c| c.is_ascii_alphanumeric() || c == '_');
-    }
-    if text[..length].ends_with(['e', 'E']) && text[length..].starts_with(['+', '-']) {
-        length += 1 + run(&text[length + 1..], |c| c.is_ascii_digit());
-    }
-    length
-}
-
-fn operator_length(text: &str) -> Option<usize> {
-    let two = ["**", "//", "==", "!=", "<=", ">="];
-    if two.iter().any(|op| text.starts_with(op)) {
-        return Some(2);
-    }
-    text.starts_with([
-        '+', '-', '*', '/', '%', '~', '<', '>', '=', '.', ',', ':', '|', '(', ')', '[', ']', '{', '}',
-    ])
-    .then_some(1)
 }
 
 /// Words that stand between operands.
@@ -184,6 +127,8 @@ struct Reader<'t> {
     tokens: &'t [&'t str],
     at: usize,
     depth: usize,
+    /// Commas so far: a bracket with one inside may be a tuple.
+    commas: usize,
 }
 
 impl<'t> Reader<'t> {
@@ -215,6 +160,7 @@ impl<'t> Reader<'t> {
                 || matches!(token, "," | ":" | "=" | "==" | "!=" | "<" | ">" | "<=" | ">=" | "|");
             if between {
                 self.at += 1;
+                self.commas += usize::from(token == ",");
                 out.push_str(token);
             } else {
                 out.push_str(&self.sum()?);
@@ -313,9 +259,13 @@ impl<'t> Reader<'t> {
     fn postfix(&mut self) -> Result<String, String> {
         let first = self.next().ok_or("an expression without an end")?;
         let mut out = match first {
-            "(" => self.bracketed("(", ")")?,
-            "[" => self.bracketed("[", "]")?,
-            "{" => self.bracketed("{", "}")?,
+            "(" => {
+                let commas = self.commas;
+                let inside = self.bracketed("(", ")")?;
+                if self.commas > commas { format!("__keep({inside})") } else { inside }
+            }
+            "[" => format!("__keep({})", self.bracketed("[", "]")?),
+            "{" => format!("__keep({})", self.bracketed("{", "}")?),
             _ if starts_operand(first) => first.to_string(),
             _ => return Err(format!("{first} where an operand should stand")),
         };
@@ -377,9 +327,9 @@ mod tests {
         assert_eq!(expr("x if a ~ b == c else -1 - d"), "x if __cat(a , b) == c else -1 - d");
         assert_eq!(
             expr("a is not defined and b not in ['x' ~ y]"),
-            "a is not defined and b not in [__cat('x' , y)]"
+            "a is not defined and b not in __keep([__cat('x' , y)])"
         );
-        assert_eq!(expr("{'a': {'b': 1 + 1}}"), "{'a' : {'b' : __add(1, 1)}}");
+        assert_eq!(expr("{'a': {'b': 1 + 1}}"), "__keep({'a' : __keep({'b' : __add(1, 1)})})");
         assert_eq!(
             expr("m[1:][-1] ~ s[::-1]"),
             "__cat(__slice(m, 1, none, none)[-1] , __slice(s, none, none, -1))"
@@ -391,8 +341,7 @@ mod tests {
     #[test]
     fn tags_keep_their_marks() {
         let text = "a {%- set x.y = 1 + 2 -%} b {%+ if not x -%}{#- c ~ d #}{% endif +%}{{- e ~ f -}}";
-        let want =
-            "a {%- set x.y = __add(1, 2) -%} b {%+ if not x -%}{#- c ~ d #}{% endif +%}{{- __cat(e , f) -}}";
+        let want = "a {%- set x.y = __keep((__add(1, 2))) -%} b {%+ if not x -%}{#- c ~ d #}{% endif +%}{{- __cat(e , f) -}}";
         assert_eq!(rewrite(text).unwrap(), want);
         assert_eq!(
             rewrite("{%- generation -%}x{%- endgeneration %}").unwrap(),
