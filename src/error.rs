@@ -164,7 +164,9 @@ fn printable(text: &str) -> String {
             out.push_str("...");
             break;
         }
-        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+        if c.is_control()
+            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        {
             out.extend(c.escape_default());
         } else {
             out.push(c);
@@ -209,9 +211,9 @@ impl From<tch::TchError> for Error {
         let text = e.to_string();
         let first = text.lines().next().unwrap_or_default().to_string();
         if text.contains("out of memory") || text.contains("can't allocate memory") {
-            return Error::user("out of memory").found(first).advice(
-                "use a smaller batch, shorter rows or a smaller dtype, or --device cpu",
-            );
+            return Error::user("out of memory")
+                .found(first)
+                .advice("use a smaller batch, shorter rows or a smaller dtype, or --device cpu");
         }
         Error::bug("libtorch refused an operation").found(first)
     }

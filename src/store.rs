@@ -45,7 +45,11 @@ impl Folder {
     }
 
     /// Writes a file in it, whole or not at all; folders on the way are made.
-    pub fn write(&self, name: &str, fill: impl FnOnce(&mut dyn Write) -> Result<(), WriteError>) -> Result<()> {
+    pub fn write(
+        &self,
+        name: &str,
+        fill: impl FnOnce(&mut dyn Write) -> Result<(), WriteError>,
+    ) -> Result<()> {
         let path = self.path(name)?;
         if let Some(parent) = path.parent() {
             Folder::create(parent)?;
@@ -70,9 +74,11 @@ impl Folder {
             .map_err(|e| Error::io("cannot open the lock", &path, &e))?;
         match file.try_lock() {
             Ok(()) => Ok(Lock { _file: file }),
-            Err(std::fs::TryLockError::WouldBlock) => Err(Error::user("the folder is in use by another process")
-                .file(&self.root)
-                .advice("wait for it to end, or choose another --out")),
+            Err(std::fs::TryLockError::WouldBlock) => {
+                Err(Error::user("the folder is in use by another process")
+                    .file(&self.root)
+                    .advice("wait for it to end, or choose another --out"))
+            }
             Err(std::fs::TryLockError::Error(e)) => Err(Error::io("cannot lock", &path, &e)),
         }
     }
@@ -270,10 +276,8 @@ mod tests {
     use super::*;
 
     fn names(dir: &Path) -> Vec<String> {
-        let mut all: Vec<_> = std::fs::read_dir(dir)
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut all: Vec<_> =
+            std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         all.sort();
         all
     }

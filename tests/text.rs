@@ -1,6 +1,7 @@
 //! Text and data against transformers' own answers (tests/golden/*.py makes them), and against files
 //! made to break them.
 
+#![expect(clippy::disallowed_methods, reason = "tests make their own files")]
 #![expect(clippy::unwrap_used, reason = "a test says so by panicking")]
 
 use std::path::{Path, PathBuf};

@@ -12,7 +12,7 @@ const BATCH: usize = 4096;
 /// Positions whose logits are held at once.
 const HEAD_CHUNK: i64 = 256;
 
-/// log p(ids[i] | ids[<i]) for i >= 1 of each row, in float32 over the model's whole output. `done` is
+/// The log-probability of each token of each row but the first, given those before it, in float32 over the model's whole output. `done` is
 /// told how many rows each batch had, and stops the work with an error.
 pub fn log_probabilities(
     model: &CausalLm,

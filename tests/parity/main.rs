@@ -1,13 +1,18 @@
 //! Our models against transformers' own numbers: logits, gradients, greedy replies, in float32 and
 //! bfloat16, with padding left, right and none. `tests/golden/` makes the files.
 
+#![expect(clippy::disallowed_methods, reason = "tests make their own files")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says so by panicking")]
+
 mod folders;
 mod golden;
 
 use golden::{Golden, distance, fixture, real, stored_names, worst};
 use retort::decode::{Limits, greedy};
 use retort::model::{CausalLm, LoadOptions, Padding, read_design};
-use retort::weights::{Residence, WeightFiles};
+use retort::store::Folder;
+use retort::weights::save::write_tensors;
+use retort::weights::{Dtype, Residence, WeightFiles};
 use tch::{Kind, Tensor};
 
 /// Against float32 logits of order one. transformers' own two ways to attend differ by up to 8e-6, and
@@ -171,6 +176,19 @@ fn names_agree(case: &str) {
     assert!(files.plan(&design.naming(), design.specs(), design.shape().tied).is_ok());
 }
 
+/// What we write is what transformers wrote, byte for byte: names, order, header, numbers.
+fn writing_agrees(case: &str) {
+    let model = load(case, Kind::Float, Residence::Mapped);
+    let named = model.params().names().iter().cloned();
+    let tensors: Vec<(String, Tensor)> =
+        named.zip(model.params().compute().iter().map(Tensor::shallow_clone)).collect();
+    let dir = tempfile::tempdir().unwrap();
+    write_tensors(&Folder::create(dir.path()).unwrap(), &tensors, Dtype::F32).unwrap();
+    let ours = std::fs::read(dir.path().join("model.safetensors")).unwrap();
+    let theirs = std::fs::read(fixture(&format!("parity/{case}/model.safetensors"))).unwrap();
+    assert!(ours == theirs, "{case}: {} bytes against {}", ours.len(), theirs.len());
+}
+
 /// One module a case, so that each row of the README's table names tests that can be run alone.
 macro_rules! cases {
     ($($module:ident: $case:literal;)*) => {$(
@@ -198,6 +216,10 @@ macro_rules! cases {
             #[test]
             fn names() {
                 super::names_agree($case);
+            }
+            #[test]
+            fn written() {
+                super::writing_agrees($case);
             }
         }
     )*};
