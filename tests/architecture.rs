@@ -153,13 +153,13 @@ fn every_source_file_says_what_it_is() {
     }
 }
 
-/// `file::name` in the README's and the docs' tables stands for a test: file is a program of `tests/`
+/// `file::name` in the README's table stands for a test: file is a program of `tests/`
 /// or `lib`, name is a function, behind its module where the file is made of cases.
 #[test]
 fn tables_name_tests_that_exist() {
     let all: String = sources().iter().map(|p| std::fs::read_to_string(p).unwrap()).collect();
     let mut checked = 0;
-    for page in ["README.md", "docs/supported.md"] {
+    for page in ["README.md"] {
         let text = std::fs::read_to_string(root().join(page)).unwrap();
         for quoted in
             text.lines().filter(|l| l.starts_with('|')).flat_map(|l| l.split('`').skip(1).step_by(2))
