@@ -37,8 +37,9 @@ pub fn greedy(model: &CausalLm, prompts: &[&[u32]], limits: &Limits) -> Result<V
         .collect();
     let most = rows.iter().map(|r| r.room).max().unwrap_or(0);
     let lengths: Vec<i64> = prompts.iter().map(|p| p.len() as i64).collect();
-    // A short row may still have room where a long one has reached the context's end.
-    let capacity = (longest + most).min(context) as i64;
+    // More than the context where a short row has room left that a long one has not: what a row gets must
+    // not depend on its neighbours.
+    let capacity = (longest + most) as i64;
     let mut cache = model.cache(&lengths, capacity)?;
     let mut hidden =
         model.advance(&left_padded(prompts, longest)?.f_to_device(model.device())?, &mut cache)?;

@@ -116,6 +116,10 @@ impl Cache {
         // `next` starts at the prompts' lengths: the prompt itself moves it nowhere.
         if self.length > 0 {
             self.next_b1 = self.next_b1.f_add_scalar(tokens)?;
+            if self.capacity > self.shape.context {
+                // A row that has reached the context's end goes on as padding, at a place that exists.
+                self.next_b1 = self.next_b1.f_clamp_max(self.shape.context - 1)?;
+            }
         }
         self.length += tokens;
         Ok(())

@@ -134,9 +134,10 @@ impl CausalLm {
         self.parts.head.logits(hidden_btd)
     }
 
-    /// An empty cache for prompts of these lengths, with room for `capacity` positions a row.
+    /// An empty cache for prompts of these lengths, with room for `capacity` positions of the batch, the
+    /// padding in front of short prompts included.
     pub fn cache(&self, lengths: &[i64], capacity: i64) -> Result<Cache> {
-        self.check_length(capacity)?;
+        self.check_length(lengths.iter().copied().max().unwrap_or(0))?;
         Cache::new(self.shape(), lengths, capacity, self.kind, self.device)
     }
 
