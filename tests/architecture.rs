@@ -116,7 +116,7 @@ fn files_stay_under_400_lines() {
 #[test]
 fn functions_stay_under_60_lines() {
     for path in sources().iter().filter(|p| !p.components().any(|c| c.as_os_str() == "tests")) {
-        let text = std::fs::read_to_string(&path).unwrap();
+        let text = std::fs::read_to_string(path).unwrap();
         let mut open: Option<(usize, usize, String)> = None;
         for (n, line) in text.lines().enumerate() {
             let indent = line.len() - line.trim_start().len();
