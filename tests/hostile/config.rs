@@ -54,8 +54,6 @@ fn the_json() -> Vec<Case> {
     vec![
         text("empty", "not valid JSON", vec![]),
         text("a list", "expected an object, found a list", b"[]".into()),
-        text("null", "expected an object, found null", b"null".into()),
-        text("a number", "expected an object", b"7".into()),
         text("not UTF-8", "offset 10", b"{\"type\": \"\xff\"}".into()),
         text("nested a million deep", "nested too deep", b"{\"a\":".repeat(1_000_000)),
         text("a list a million deep", "nested too deep", b"[".repeat(1_000_000)),
@@ -63,7 +61,6 @@ fn the_json() -> Vec<Case> {
         case("cut in the middle", "not valid JSON", |f| f.cut(FILE, 300)),
         case("a comment", "not valid JSON", |f| f.replace(FILE, "{", "{ // made by hand\n")),
         case("a literal NaN", "not valid JSON", |f| f.replace(FILE, "1e-05", "NaN")),
-        case("a literal Infinity", "not valid JSON", |f| f.replace(FILE, "1e-05", "Infinity")),
         case("a number beyond every float", "not valid JSON", |f| f.replace(FILE, "1e-05", "1e999")),
         case("a comma at the end", "not valid JSON", |f| f.replace(FILE, "352", "352,")),
         case("a key that occurs twice", "\"hidden_size\" occurs twice", |f| {
@@ -76,28 +73,28 @@ fn the_json() -> Vec<Case> {
 
 fn sizes() -> Vec<Case> {
     let mut all = Vec::new();
-    for value in [json!(0), json!(-1), json!(1e30), json!(2.5), json!("64"), json!(null), json!(true), json!([20])] {
+    for value in [json!(0), json!(-1), json!(1e30), json!(2.5), json!("64"), json!(null)] {
         all.push(field("hidden_size", value));
     }
-    for value in [json!(0), json!(-2), json!(1_000_000_000), json!(u64::MAX), json!(1e9)] {
+    for value in [json!(0), json!(1_000_000_000)] {
         all.push(field("num_hidden_layers", value));
     }
     for key in ["num_attention_heads", "vocab_size", "intermediate_size", "max_position_embeddings"] {
-        all.extend([json!(0), json!(-512), json!(1u64 << 40), json!("5")].map(|value| field(key, value)));
+        all.extend([json!(-512), json!(1u64 << 40)].map(|value| field(key, value)));
     }
-    for value in [json!(0), json!(-1), json!(2), json!(6), json!(1u64 << 62)] {
+    for value in [json!(0), json!(2)] {
         all.push(field("num_key_value_heads", value));
     }
-    for value in [json!(0), json!(-4), json!(1 << 20), json!(4.0)] {
+    for value in [json!(0), json!(4.0)] {
         all.push(field("head_dim", value));
     }
-    all.extend(
-        ["model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"].map(removed),
-    );
+    all.extend(["model_type", "hidden_size"].map(removed));
     all.push(case("more layers than the file has", "a tensor is missing", |f| {
         f.set("num_hidden_layers", json!(1024));
     }));
-    all.push(case("fewer layers than the file has", "no place for", |f| f.set("num_hidden_layers", json!(1))));
+    all.push(case("fewer layers than the file has", "no place for", |f| {
+        f.set("num_hidden_layers", json!(1))
+    }));
     all.push(case("a vocabulary larger than the file's", "expected [16777216, 20]", |f| {
         f.set("vocab_size", json!(1 << 24));
     }));
@@ -109,7 +106,8 @@ fn sizes() -> Vec<Case> {
     }));
     all.push(case("the largest sizes that are believed", "wrong shape", |f| {
         f.edit(FILE, |c| {
-            for (key, size) in [("hidden_size", 1 << 20), ("intermediate_size", 1 << 20), ("head_dim", 4096)] {
+            for (key, size) in [("hidden_size", 1 << 20), ("intermediate_size", 1 << 20), ("head_dim", 4096)]
+            {
                 c[key] = json!(size);
             }
             (c["num_attention_heads"], c["num_key_value_heads"]) = (json!(1 << 14), json!(1 << 14));
@@ -120,18 +118,17 @@ fn sizes() -> Vec<Case> {
 
 fn switches() -> Vec<Case> {
     let mut all = Vec::new();
-    for value in [json!(0), json!(-1e-5), json!("1e-5"), json!([])] {
+    for value in [json!(0), json!(-1e-5)] {
         all.push(field("rms_norm_eps", value));
     }
-    for value in [json!("swoosh"), json!(3), json!(["silu"])] {
+    for value in [json!("swoosh"), json!(3)] {
         all.push(field("hidden_act", value));
     }
-    for value in [json!("bert"), json!(7), json!(null), json!(["llama"]), json!("LLAMA")] {
+    for value in [json!("bert"), json!(7)] {
         all.push(field("model_type", value));
     }
     for key in ["tie_word_embeddings", "attention_bias", "mlp_bias"] {
         all.push(field(key, json!("no")));
-        all.push(field(key, json!(0)));
     }
     all
 }
@@ -149,20 +146,13 @@ fn ropes() -> Vec<Case> {
     };
     vec![
         rope("rope_type", json!("spiral"), "spiral"),
-        rope("rope_type", json!("yarn"), "yarn"),
-        rope("rope_type", json!(1), "rope_type"),
         rope("rope_theta", json!(-10000.0), "rope_theta"),
-        rope("rope_theta", json!(0), "rope_theta"),
         rope("rope_theta", json!("NaN"), "rope_theta"),
         rope("partial_rotary_factor", json!(0.25), "an even number"),
-        rope("partial_rotary_factor", json!(0.8), "an even number"),
-        rope("partial_rotary_factor", json!(1.5), "an even number"),
         rope("partial_rotary_factor", json!(-1), "partial_rotary_factor"),
         field("rope_parameters", json!("default")),
-        field("rope_scaling", json!([1])),
         scaled("linear by 0", "factor", json!({"rope_type": "linear", "factor": 0})),
         scaled("linear by a text", "factor", json!({"type": "linear", "factor": "NaN"})),
-        scaled("linear by less than 0", "factor", json!({"rope_type": "linear", "factor": -2.0})),
         scaled("linear by nothing", "factor", json!({"rope_type": "linear"})),
         scaled("llama3 without its bounds", "factor", json!({"rope_type": "llama3", "factor": 8.0})),
         scaled("llama3 with bounds the wrong way", "less than", changed("low_freq_factor", json!(4.0))),
@@ -179,24 +169,17 @@ fn families() -> Vec<Case> {
     let window = "parity/qwen2-window";
     vec![
         on("parity/mistral", "sliding_window", json!(0)),
-        on("parity/mistral", "sliding_window", json!(-4)),
-        on("parity/mistral", "sliding_window", json!("4096")),
         on(window, "sliding_window", json!(0)),
         on(window, "use_sliding_window", json!("yes")),
-        on(window, "layer_types", json!([])),
         on(window, "layer_types", json!(["full_attention", "sliding_attention"])),
         on(window, "layer_types", json!(["full_attention", "sliding_attention", "chunked_attention"])),
         on(window, "layer_types", json!([1, 2, 3])),
-        on(window, "layer_types", json!("full_attention")),
-        on("parity/qwen3", "head_dim", json!(9)),
         on("parity/gpt2", "n_head", json!(4)),
-        on("parity/gpt2", "n_embd", json!(0)),
         on("parity/gpt2", "n_inner", json!(-1)),
         on("parity/gpt2", "layer_norm_epsilon", json!(0)),
         on("parity/gpt2", "activation_function", json!("relu7")),
         on("parity/gpt2", "add_cross_attention", json!(true)),
         on("parity/gpt_neox", "num_attention_heads", json!(3)),
-        on("parity/gpt_neox", "layer_norm_eps", json!(-1)),
         on("parity/opt-pre", "num_attention_heads", json!(3)),
         on("parity/opt-pre", "word_embed_proj_dim", json!(0)),
         on("parity/opt-pre", "ffn_dim", json!(1u64 << 50)),

@@ -143,10 +143,7 @@ impl Tensors {
         for t in &self.all {
             let range = [data.len(), data.len() + t.data.len()];
             data.extend(&t.data);
-            header.insert(
-                t.name.clone(),
-                json!({"dtype": t.dtype, "shape": t.shape, "data_offsets": range}),
-            );
+            header.insert(t.name.clone(), json!({"dtype": t.dtype, "shape": t.shape, "data_offsets": range}));
         }
         (header, data)
     }

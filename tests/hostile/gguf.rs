@@ -46,9 +46,6 @@ pub fn cases() -> Vec<Case> {
         blocks("no architecture", "general.architecture", |_| {}),
         blocks("cut in its metadata", "", |b| b.truncate(60)),
         blocks("cut in its tensors", "past the end", |b| b.truncate(20_000)),
-        blocks("cut by a byte", "past the end", |b| {
-            b.pop();
-        }),
         case("no file", "no such file", |_| ()).code(2),
         case("a folder", "not a file", |f| std::fs::create_dir(f.at(FILE)).unwrap()).code(2),
         case("a pipe", "not a file", |f| f.pipe(FILE)).code(2),

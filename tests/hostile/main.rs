@@ -48,6 +48,8 @@ struct Case {
     code: i32,
     /// A piece of the error that no other mistake gives.
     says: String,
+    /// The line of rows.jsonl that must be named; 0 for none.
+    line: usize,
     change: Box<dyn Fn(&Folder)>,
 }
 
@@ -55,7 +57,7 @@ impl Case {
     /// A case on a small Llama; exit code 3.
     fn new(name: impl Into<String>, run: Run, says: &str, change: impl Fn(&Folder) + 'static) -> Self {
         let change = Box::new(change);
-        Case { name: name.into(), base: "score/llama", run, code: 3, says: says.into(), change }
+        Case { name: name.into(), base: "score/llama", run, code: 3, says: says.into(), line: 0, change }
     }
 
     fn of(self, base: &'static str) -> Self {
@@ -79,6 +81,9 @@ impl Case {
         if !answer.err.contains(&self.says) {
             faults.push(format!("does not say {:?}", self.says));
         }
+        if self.line > 0 && !answer.err.contains(&format!("rows.jsonl:{}: ", self.line)) {
+            faults.push(format!("does not name line {}", self.line));
+        }
         if folder.path().join("out").exists() {
             faults.push("half a folder is left".into());
         }
@@ -97,7 +102,7 @@ fn untidy(answer: &Answer) -> Vec<String> {
     let mut faults = Vec::new();
     let lines: Vec<&str> = answer.err.lines().collect();
     let advice = lines.len() == 1 || (lines.len() == 2 && lines[1].starts_with("  "));
-    if !advice || !lines[0].starts_with("retort: ") || answer.err.len() > 2000 {
+    if !advice || lines.first().is_none_or(|l| !l.starts_with("retort: ")) || answer.err.len() > 2000 {
         faults.push("not one line and at most one of advice".into());
     }
     if lines.iter().any(|l| l.contains("panicked") || l.contains("a bug") || l.contains("libtorch")) {
@@ -105,6 +110,9 @@ fn untidy(answer: &Answer) -> Vec<String> {
     }
     if !answer.out.is_empty() {
         faults.push(format!("an answer beside the error: {:?}", answer.out));
+    }
+    if answer.code == 137 {
+        faults.push("no end".into());
     }
     if answer.peak > MOST_MEMORY {
         faults.push("too much memory".into());
@@ -119,7 +127,17 @@ fn run(run: Run, folder: &Path) -> Answer {
         Run::Inspect => vec!["inspect", &model],
         Run::Score => vec!["score", "--model", &model, "--input", &rows, "--json", "--dtype", "f32"],
         Run::Generate => {
-            vec!["generate", "--model", &model, "--greedy", "--prompt", "Hi", "--json", "--max-new-tokens", "4"]
+            vec![
+                "generate",
+                "--model",
+                &model,
+                "--greedy",
+                "--prompt",
+                "Hi",
+                "--json",
+                "--max-new-tokens",
+                "4",
+            ]
         }
         Run::Import => vec!["import", &gguf, "--out", &out],
     };
@@ -147,8 +165,15 @@ fn the_folders_are_good_before_the_change() {
 /// A count, so that a table that is no longer called is noticed.
 #[test]
 fn the_tables_are_as_long_as_they_were() {
-    let tables =
-        [header::cases(), weights::cases(), config::cases(), shards::cases(), text::cases(), rows::cases(), gguf::cases()];
+    let tables = [
+        header::cases(),
+        weights::cases(),
+        config::cases(),
+        shards::cases(),
+        text::cases(),
+        rows::cases(),
+        gguf::cases(),
+    ];
     let names: std::collections::HashSet<String> = tables.iter().flatten().map(|c| c.name.clone()).collect();
     let rows: usize = tables.iter().map(Vec::len).sum();
     assert_eq!(rows, names.len(), "two rows have one name");

@@ -11,8 +11,7 @@ fn case(name: &str, says: &str, change: impl Fn(&Folder) + 'static) -> Case {
 
 /// A file of these bytes; the error must also name the line, unless it is 0.
 fn rows(name: &str, line: usize, says: &str, bytes: impl AsRef<[u8]> + 'static) -> Case {
-    let says = if line == 0 { says.to_string() } else { format!("{FILE}:{line}: {says}") };
-    case(name, &says, move |f| f.write(FILE, &bytes))
+    Case { line, ..case(name, says, move |f| f.write(FILE, &bytes)) }
 }
 
 pub fn cases() -> Vec<Case> {
@@ -50,7 +49,12 @@ fn the_lines() -> Vec<Case> {
         rows("nested a million deep", 1, "nested too deep", format!("{{\"text\": {}", "[".repeat(1_000_000))),
         rows("a row that is a number", 1, "not a row", "7\n"),
         rows("a row that is null", 2, "not a row", "{\"text\": \"a\"}\nnull\n"),
-        rows("20 million values", 1, "too many values", format!("{{\"ids\": [{}0]}}\n", "0,".repeat(20_000_000))),
+        rows(
+            "20 million values",
+            1,
+            "too many values",
+            format!("{{\"ids\": [{}0]}}\n", "0,".repeat(20_000_000)),
+        ),
         rows("a line of 70 MiB", 1, "a line is too long", "x".repeat(70 << 20)),
     ]
 }
@@ -61,24 +65,48 @@ fn the_schemas() -> Vec<Case> {
         rows("unknown keys only", 1, "expected one of ids", "{\"question\": \"a\"}\n"),
         rows("no keys", 1, "expected one of ids", "{}\n"),
         rows("an ambiguous row", 1, "text: expected the keys", "{\"prompt\": \"a\", \"text\": \"b\"}\n"),
-        rows("two words for an answer", 1, "response: expected output or response",
-            "{\"instruction\": \"a\", \"output\": \"b\", \"response\": \"c\"}\n"),
+        rows(
+            "two words for an answer",
+            1,
+            "response: expected output or response",
+            "{\"instruction\": \"a\", \"output\": \"b\", \"response\": \"c\"}\n",
+        ),
         rows("a text that is a number", 1, "text: expected a string", "{\"text\": 5}\n"),
         rows("a text that is null", 1, "text: expected a string", "{\"text\": null}\n"),
         rows("no answer", 1, "output: expected a string", "{\"instruction\": \"a\"}\n"),
-        rows("another word for an answer", 1, "output: expected response",
-            "{\"prompt\": \"a\", \"output\": \"b\"}\n"),
-        rows("an empty list of answers", 1, "response: expected at least one",
-            "{\"prompt\": \"a\", \"response\": []}\n"),
+        rows(
+            "another word for an answer",
+            1,
+            "output: expected response",
+            "{\"prompt\": \"a\", \"output\": \"b\"}\n",
+        ),
+        rows(
+            "an empty list of answers",
+            1,
+            "response: expected at least one",
+            "{\"prompt\": \"a\", \"response\": []}\n",
+        ),
         rows("no message", 1, "messages: expected at least one", "{\"messages\": []}\n"),
         rows("a message of no content", 1, "messages[0].content", "{\"messages\": [{\"role\": \"user\"}]}\n"),
-        rows("a speaker from elsewhere", 1, "conversations[0].from",
-            "{\"conversations\": [{\"from\": \"alien\", \"value\": \"x\"}]}\n"),
-        rows("an answer that is no choice", 1, "answer",
-            "{\"prompt\": \"a\", \"choices\": [\"x\"], \"answer\": 1}\n"),
-        rows("a conversation that the template breaks on", 1, "refuses a conversation",
-            "{\"messages\": [{\"role\": \"user\", \"content\": \"\", \"x\": 1}]}\n")
-            .with(|f| f.write("chat_template.jinja", "{{ raise_exception('no') }}")),
+        rows(
+            "a speaker from elsewhere",
+            1,
+            "conversations[0].from",
+            "{\"conversations\": [{\"from\": \"alien\", \"value\": \"x\"}]}\n",
+        ),
+        rows(
+            "an answer that is no choice",
+            1,
+            "answer",
+            "{\"prompt\": \"a\", \"choices\": [\"x\"], \"answer\": 1}\n",
+        ),
+        rows(
+            "a conversation that the template breaks on",
+            1,
+            "refuses a conversation",
+            "{\"messages\": [{\"role\": \"user\", \"content\": \"\", \"x\": 1}]}\n",
+        )
+        .with(|f| f.write("chat_template.jinja", "{{ raise_exception('no') }}")),
     ]
 }
 
@@ -96,12 +124,14 @@ fn the_ids() -> Vec<Case> {
         ids("ids that are a text", "ids: expected a list", "{\"ids\": \"1 2\"}"),
         ids("a prompt longer than the row", "prompt_len", "{\"ids\": [1], \"prompt_len\": 2}"),
         ids("a prompt below zero", "prompt_len", "{\"ids\": [1], \"prompt_len\": -1}"),
-        rows("a text with a token that the model has no row for", 1, "no row for", "{\"text\": \"so <far>\"}")
+        rows("a text with a token that the model has no row for", 1, "no row for", "{\"text\": \"so <39>\"}")
             .with(|f| {
                 f.edit("tokenizer.json", |t| {
-                    let mut token = t["added_tokens"][2].clone();
-                    (token["id"], token["content"]) = (400.into(), "<far>".into());
-                    t["added_tokens"].as_array_mut().unwrap().push(token);
+                    for n in 0..40 {
+                        let mut token = t["added_tokens"][2].clone();
+                        (token["id"], token["content"]) = ((320 + n).into(), format!("<{n}>").into());
+                        t["added_tokens"].as_array_mut().unwrap().push(token);
+                    }
                 });
             }),
     ]
@@ -113,12 +143,21 @@ fn the_lengths() -> Vec<Case> {
         case("a row longer than the context", "rows.jsonl:2: expected at most 512 tokens, found 513", |f| {
             f.write(FILE, format!("{{\"ids\": [1]}}\n{{\"ids\": [{}1]}}\n", "1,".repeat(512)));
         }),
-        case("a text of 2 MiB", LONGER, |f| f.write(FILE, format!("{{\"text\": \"{}\"}}", "a b ".repeat(1 << 19)))),
-        case("a word of 2 MiB", LONGER, |f| f.write(FILE, format!("{{\"text\": \"{}\"}}", "a".repeat(2 << 20)))),
-        case("a text of 60 MiB", LONGER, |f| {
-            f.write(FILE, format!("{{\"text\": \"{}\"}}", "a word and ".repeat(60 << 20).split_at(60 << 20).0));
+        case("a text of 2 MiB", LONGER, |f| {
+            f.write(FILE, format!("{{\"text\": \"{}\"}}", "a b ".repeat(1 << 19)))
         }),
-        case("10 million ids", LONGER, |f| f.write(FILE, format!("{{\"ids\": [{}0]}}\n", "0,".repeat(10_000_000)))),
+        case("a word of 2 MiB", LONGER, |f| {
+            f.write(FILE, format!("{{\"text\": \"{}\"}}", "a".repeat(2 << 20)))
+        }),
+        case("a text of 60 MiB", "a text is too long", |f| {
+            f.write(
+                FILE,
+                format!("{{\"text\": \"{}\"}}", "a word and ".repeat(60 << 20).split_at(60 << 20).0),
+            );
+        }),
+        case("10 million ids", LONGER, |f| {
+            f.write(FILE, format!("{{\"ids\": [{}0]}}\n", "0,".repeat(10_000_000)))
+        }),
         Case::new("rows: a prompt as long as the context", Run::Generate, "leaves no room", |f| {
             f.set("max_position_embeddings", 2.into());
         }),

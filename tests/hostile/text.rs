@@ -22,7 +22,10 @@ fn set(name: &str, says: &str, at: &'static str, value: Value) -> Case {
 }
 
 pub fn cases() -> Vec<Case> {
-    [files(), vocabularies(), parts(), beside(), ends(), templates(), legacy()].into_iter().flatten().collect()
+    [files(), vocabularies(), parts(), beside(), ends(), templates(), legacy()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn files() -> Vec<Case> {
@@ -37,8 +40,11 @@ fn files() -> Vec<Case> {
         text("a tokenizer of nothing", "model", b"{}".into()),
         text("a tokenizer nested a million deep", "nested too deep", b"[".repeat(1_000_000)),
         text("a tokenizer that is not UTF-8", "offset 2", b"{\"\xff\": 1}".into()),
-        text("a tokenizer of 30 million values", "too many values", b"[0,".repeat(1)
-            .into_iter().chain(b"0,".repeat(30_000_000)).collect()),
+        text(
+            "a tokenizer of 30 million values",
+            "too many values",
+            b"[0,".repeat(1).into_iter().chain(b"0,".repeat(30_000_000)).collect(),
+        ),
         case("a key that occurs twice", "occurs twice", |f| f.replace(FILE, "{", "{\"model\": {},")),
     ]
 }
@@ -52,58 +58,101 @@ fn vocabularies() -> Vec<Case> {
         set("an id of two billion", "2000000000 for the token", "/model/vocab/!", json!(2_000_000_000)),
         set("an id that is a fraction", "2.5 for the token", "/model/vocab/!", json!(2.5)),
         set("an id that is there twice", "every id once", "/model/vocab/!", json!(5)),
-        set("merges of unknown tokens", "not a tokenizer that can be used", "/model/merges", json!(["qqq zzz"])),
+        set(
+            "merges of unknown tokens",
+            "not a tokenizer that can be used",
+            "/model/merges",
+            json!(["qqq zzz"]),
+        ),
         set("merges that are no pairs", "pairs of tokens", "/model/merges", json!(["a b c"])),
         set("merges that are numbers", "pairs of tokens", "/model/merges", json!([1, 2])),
         set("a token of a megabyte", "tokens of at most", "/model/vocab", json!({"x".repeat(1 << 20): 0})),
         set("an added token of no content", "added_tokens[0]", "/added_tokens/0/content", json!("")),
         set("an added token far away", "added_tokens[1]", "/added_tokens/1/id", json!(4_000_000_000u64)),
         set("added tokens that are a map", "added_tokens", "/added_tokens", json!({})),
-        set("an unknown token that is not there", "not a tokenizer", "/model", json!({
-            "type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<unk>",
-        })),
-        set("a Unigram whose unknown id is outside", "model.unk_id", "/model", json!({
-            "type": "Unigram", "unk_id": 7, "vocab": [["a", 0.0]],
-        })),
-        set("a Unigram of texts", "[token, score] pairs", "/model", json!({
-            "type": "Unigram", "unk_id": 0, "vocab": ["a"],
-        })),
-        set("a token that the model has no row for", "not a token id", "/added_tokens/2/id", json!(400)),
+        set(
+            "an unknown token that is not there",
+            "Missing [UNK]",
+            "/model",
+            json!({
+                "type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<unk>",
+            }),
+        ),
+        set(
+            "a Unigram whose unknown id is outside",
+            "model.unk_id",
+            "/model",
+            json!({
+                "type": "Unigram", "unk_id": 7, "vocab": [["a", 0.0]],
+            }),
+        ),
+        set(
+            "a Unigram of texts",
+            "[token, score] pairs",
+            "/model",
+            json!({
+                "type": "Unigram", "unk_id": 0, "vocab": ["a"],
+            }),
+        ),
     ]
 }
 
 fn parts() -> Vec<Case> {
     let normalizer = |name: &str, says: &str, value: Value| set(name, says, "/normalizer", value);
-    let replace = |content: usize| {
-        json!({"type": "Replace", "pattern": {"String": "e"}, "content": "e".repeat(content)})
-    };
+    let replace = |content: usize| json!({"type": "Replace", "pattern": {"String": "e"}, "content": "e".repeat(content)});
     vec![
         normalizer("a normalizer that is a text", "an object or null", json!("NFC")),
         normalizer("a normalizer that nobody knows", "not a tokenizer", json!({"type": "Shred"})),
-        normalizer("a bomb of replacements", "thousands of times", json!({
-            "type": "Sequence", "normalizers": [replace(500), replace(500), replace(500), replace(500)],
-        })),
-        normalizer("a broken character map", "not a tokenizer", json!({
-            "type": "Precompiled", "precompiled_charsmap": "AAAA",
-        })),
-        normalizer("a regex that is none", "not a tokenizer", json!({
-            "type": "Replace", "pattern": {"Regex": "("}, "content": "x",
-        })),
-        set("a piece of length 0", "a length of at least 1", "/pre_tokenizer", json!({"type": "FixedLength", "length": 0})),
-        set("a pre-tokenizer of a broken regex", "not a tokenizer", "/pre_tokenizer", json!({
-            "type": "Split", "pattern": {"Regex": "[z-a]"}, "behavior": "Isolated", "invert": false,
-        })),
-        set("a template of unknown tokens", "not a tokenizer", "/post_processor", json!({
-            "type": "TemplateProcessing", "pair": [],
-            "single": [{"SpecialToken": {"id": "<x>", "type_id": 0}}], "special_tokens": {},
-        })),
+        normalizer(
+            "a bomb of replacements",
+            "thousands of times",
+            json!({
+                "type": "Sequence", "normalizers": [replace(500), replace(500), replace(500), replace(500)],
+            }),
+        ),
+        normalizer(
+            "a broken character map",
+            "not a tokenizer",
+            json!({
+                "type": "Precompiled", "precompiled_charsmap": "AAAA",
+            }),
+        ),
+        normalizer(
+            "a regex that is none",
+            "not a tokenizer",
+            json!({
+                "type": "Replace", "pattern": {"Regex": "("}, "content": "x",
+            }),
+        ),
+        set(
+            "a piece of length 0",
+            "a length of at least 1",
+            "/pre_tokenizer",
+            json!({"type": "FixedLength", "length": 0}),
+        ),
+        set(
+            "a pre-tokenizer of a broken regex",
+            "not a tokenizer",
+            "/pre_tokenizer",
+            json!({
+                "type": "Split", "pattern": {"Regex": "[z-a]"}, "behavior": "Isolated", "invert": false,
+            }),
+        ),
+        set(
+            "a template of unknown tokens",
+            "cannot encode",
+            "/post_processor",
+            json!({
+                "type": "TemplateProcessing", "pair": [],
+                "single": [{"SpecialToken": {"id": "<x>", "type_id": 0}}], "special_tokens": {},
+            }),
+        ),
     ]
 }
 
 fn beside() -> Vec<Case> {
-    let config = |name: &str, says: &str, change: fn(&mut Value)| {
-        case(name, says, move |f| f.edit(CONFIG, change))
-    };
+    let config =
+        |name: &str, says: &str, change: fn(&mut Value)| case(name, says, move |f| f.edit(CONFIG, change));
     vec![
         case("a tokenizer_config.json that is a list", "expected an object", |f| f.write(CONFIG, "[]")),
         case("a tokenizer_config.json cut short", "not valid JSON", |f| f.cut(CONFIG, 50)),
@@ -167,20 +216,44 @@ fn templates() -> Vec<Case> {
         jinja("an open expression", BROKEN, "{{ messages"),
         jinja("an open string", BROKEN, "{{ 'a"),
         jinja("a filter that nobody knows", "", "{{ messages | explode }}"),
-        jinja("an include", BROKEN, "{% include '/etc/passwd' %}"),
+        jinja("an include", REFUSES, "{% include '/etc/passwd' %}"),
         jinja("tags nested 50000 deep", BROKEN, &deep),
         jinja("brackets nested 100000 deep", BROKEN, &format!("{{{{ {}1 }}}}", "(".repeat(100_000))),
         jinja("lists nested 100000 deep", BROKEN, &format!("{{{{ {} }}}}", "[".repeat(100_000))),
-        jinja("a sum of 50000 numbers", "chat_template", &format!("{{{{ nope(1{}) }}}}", " + 1".repeat(50_000))),
+        jinja(
+            "a sum of 50000 numbers",
+            "chat_template",
+            &format!("{{{{ nope(1{}) }}}}", " + 1".repeat(50_000)),
+        ),
         jinja("half a megabyte", "more than the", &"x".repeat(500_000)),
-        jinja("an endless loop", REFUSES, "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"),
+        jinja(
+            "an endless loop",
+            REFUSES,
+            "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
+        ),
         jinja("a range of 10^18", REFUSES, "{% for a in range(10**18) %}x{% endfor %}"),
         jinja("a text times a billion", REFUSES, "{{ 'a' * 1000000000 }}"),
         jinja("a list times a billion", REFUSES, "{{ [1] * 1000000000 }}"),
-        jinja("a text doubled fifty times", REFUSES, "{% set ns = namespace(s='aaaaaaaa') %}{% for i in range(50) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}"),
-        jinja("a list doubled fifty times", REFUSES, "{% set ns = namespace(s=[1]) %}{% for i in range(50) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s | length }}"),
-        jinja("a list in itself, as JSON", REFUSES, "{% set ns = namespace(s=[1]) %}{% for i in range(90) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s | tojson }}"),
-        jinja("a replacement of nothing by much", REFUSES, "{% set s = 'a' * 100000 %}{{ s.replace('', s) }}"),
+        jinja(
+            "a text doubled fifty times",
+            REFUSES,
+            "{% set ns = namespace(s='aaaaaaaa') %}{% for i in range(50) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}",
+        ),
+        jinja(
+            "a list doubled fifty times",
+            REFUSES,
+            "{% set ns = namespace(s=[1]) %}{% for i in range(50) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s | length }}",
+        ),
+        jinja(
+            "a list in itself, as JSON",
+            REFUSES,
+            "{% set ns = namespace(s=[1]) %}{% for i in range(90) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s | tojson }}",
+        ),
+        jinja(
+            "a replacement of nothing by much",
+            REFUSES,
+            "{% set s = 'a' * 100000 %}{{ s.replace('', s) }}",
+        ),
         jinja("a macro that calls itself", REFUSES, "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"),
         jinja("a division by zero", REFUSES, "{{ 1 // 0 }}"),
         jinja("an exception of its own", "only one turn", "{{ raise_exception('only one turn') }}"),
@@ -197,7 +270,9 @@ fn legacy() -> Vec<Case> {
         gpt2("no merges.txt", "merges.txt", |f| f.remove("merges.txt")),
         gpt2("no vocab.json", "a part of the model folder is missing", |f| f.remove("vocab.json")),
         gpt2("a vocab.json that is a list", "model.vocab", |f| f.write("vocab.json", "[]")),
-        gpt2("a vocab.json with an id twice", "every id once", |f| f.write("vocab.json", "{\"a\": 0, \"b\": 0}")),
+        gpt2("a vocab.json with an id twice", "every id once", |f| {
+            f.write("vocab.json", "{\"a\": 0, \"b\": 0}")
+        }),
         gpt2("a vocab.json cut short", "not valid JSON", |f| f.cut("vocab.json", 1000)),
         gpt2("a merge of three", "merges.txt:2", |f| f.write("merges.txt", "#version: 0.2\na b c\n")),
         gpt2("merges that are not UTF-8", "not UTF-8", |f| f.write("merges.txt", b"\xff \xfe\n")),

@@ -64,7 +64,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn types() -> Vec<Case> {
-    [("I64", 8), ("I8", 1), ("BOOL", 1), ("U8", 1), ("F8_E4M3", 1), ("F8_E5M2", 1)]
+    [("I64", 8), ("BOOL", 1), ("F8_E4M3", 1)]
         .map(|(dtype, size)| {
             case(&format!("a tensor of {dtype}"), "not of a float type", move |t| {
                 let norm = t.get(NORM);
@@ -84,9 +84,8 @@ fn names_and_shapes() -> Vec<Case> {
         }),
         case("a layer too many", "no place for", |t| {
             let extra = t.all.iter().filter(|one| one.name.starts_with("model.layers.1.")).cloned();
-            let extra: Vec<One> = extra
-                .map(|one| One { name: one.name.replace(".1.", ".2."), ..one })
-                .collect();
+            let extra: Vec<One> =
+                extra.map(|one| One { name: one.name.replace(".1.", ".2."), ..one }).collect();
             t.all.extend(extra);
         }),
         case("a bias that the model has not", "no place for", |t| {
@@ -131,12 +130,18 @@ fn heads() -> Vec<Case> {
         case("no head, and none tied", "a tensor is missing", |t| {
             t.take(HEAD);
         }),
-        Case::new("weights: a tied head that differs", Run::Inspect, "differs from the embedding", |f: &Folder| {
-            f.set("tie_word_embeddings", true.into());
-        }),
+        Case::new(
+            "weights: a tied head that differs",
+            Run::Inspect,
+            "differs from the embedding",
+            |f: &Folder| {
+                f.set("tie_word_embeddings", true.into());
+            },
+        ),
         Case::new("weights: a tied head of another type", Run::Inspect, "differs from the embedding", |f| {
             f.weights(|t| {
-                let table = t.all.iter().find(|one| one.name == "model.embed_tokens.weight").cloned().unwrap();
+                let table =
+                    t.all.iter().find(|one| one.name == "model.embed_tokens.weight").cloned().unwrap();
                 let halves = floats(&table).iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect();
                 t.all.push(One { name: HEAD.into(), dtype: "F16".into(), data: halves, ..table });
             });
@@ -149,10 +154,8 @@ fn heads() -> Vec<Case> {
 fn overflow() -> Vec<Case> {
     let huge = |f: &Folder| {
         f.weights(|t| {
-            for name in ["model.embed_tokens.weight", HEAD] {
-                let one = t.get(name);
-                one.data = bytes_of(&floats(one).iter().map(|x| x.signum() * 3e38).collect::<Vec<_>>());
-            }
+            let head = t.get(HEAD);
+            head.data = bytes_of(&floats(head).iter().map(|x| x.signum() * 3e38).collect::<Vec<_>>());
             let norm = t.get(NORM);
             norm.data = bytes_of(&[3e38; 20]);
         });
