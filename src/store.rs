@@ -1,4 +1,4 @@
-//! The only module that writes files. Layer 0: uses `error`.
+//! The only module that writes files, and how small ones are read. Layer 0: uses `error`.
 //!
 //! A file appears under its name whole or not at all: it is written beside its place, synced, renamed,
 //! and the folder is synced. A name never leads out of its folder. A lock dies with its process.
@@ -6,7 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "this is the one place that writes files")]
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Read, Write};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -120,6 +120,28 @@ impl WriteError {
     }
 }
 
+/// Reads a whole file of at most `most` bytes. One that is not there is `None`.
+///
+/// Only a regular file is opened: a pipe would be waited for, and a device may never end.
+pub fn read_file(path: &Path, most: u64) -> Result<Option<Vec<u8>>> {
+    let fail = |e: std::io::Error| Error::io("cannot read", path, &e);
+    let meta = match std::fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        Err(e) => return Err(fail(e)),
+    };
+    if !meta.is_file() {
+        return Err(Error::data("not a file").file(path));
+    }
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|f| f.take(most.saturating_add(1)).read_to_end(&mut bytes)).map_err(fail)?;
+    if bytes.len() as u64 > most {
+        let e = Error::data("the file is too large").file(path);
+        return Err(e.expected(format!("at most {most} bytes")).found("more"));
+    }
+    Ok(Some(bytes))
+}
+
 /// Writes one file, whole or not at all.
 pub fn write_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<(), WriteError>) -> Result<()> {
     let mut pending = Pending::create(path)?;
@@ -128,37 +150,49 @@ pub fn write_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<(), W
 }
 
 /// A file being written beside its place; it takes its name at [`Pending::commit`], and is removed if
-/// it is dropped before.
+/// it is dropped before. A pipe or a device (`/dev/stdout`) is written to as it stands.
 #[derive(Debug)]
 pub struct Pending {
     out: Option<BufWriter<File>>,
-    temp: PathBuf,
+    temp: Option<PathBuf>,
     path: PathBuf,
 }
 
 impl Pending {
     /// Begins the file that will stand at `path`.
     pub fn create(path: &Path) -> Result<Self> {
-        if path.is_dir() {
-            return Err(Error::user("cannot write a file over a folder").file(path));
-        }
-        let temp = beside(path)?;
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&temp)
-            .map_err(|e| Error::io("cannot write", path, &e))?;
-        Ok(Pending { out: Some(BufWriter::with_capacity(1 << 20, file)), temp, path: path.to_path_buf() })
+        let fail = |e: std::io::Error| Error::io("cannot write", path, &e);
+        let pending =
+            |file, temp, path| Pending { out: Some(BufWriter::with_capacity(1 << 20, file)), temp, path };
+        let path = match std::fs::metadata(path) {
+            Ok(meta) if meta.is_dir() => {
+                return Err(Error::user("cannot write a file over a folder").file(path));
+            }
+            // A rename would put a file in the device's place.
+            Ok(meta) if !meta.is_file() => {
+                let file = OpenOptions::new().write(true).open(path).map_err(fail)?;
+                return Ok(pending(file, None, path.to_path_buf()));
+            }
+            // A link stays a link: what it points to is replaced.
+            Ok(_) => std::fs::canonicalize(path).map_err(fail)?,
+            Err(_) => path.to_path_buf(),
+        };
+        let temp = beside(&path)?;
+        let file = OpenOptions::new().write(true).create_new(true).open(&temp).map_err(fail)?;
+        Ok(pending(file, Some(temp), path))
     }
 
     /// Syncs the file and gives it its name.
     pub fn commit(mut self) -> Result<()> {
         let fail = |e: std::io::Error| Error::io("cannot write", &self.path, &e);
-        if let Some(out) = self.out.take() {
-            let file = out.into_inner().map_err(|e| fail(e.into_error()))?;
-            file.sync_all().map_err(fail)?;
-        }
-        std::fs::rename(&self.temp, &self.path).map_err(fail)?;
+        let file = match self.out.take() {
+            Some(out) => Some(out.into_inner().map_err(|e| fail(e.into_error()))?),
+            None => None,
+        };
+        // A pipe or a device has its bytes, and cannot be synced.
+        let Some(temp) = self.temp.as_deref() else { return Ok(()) };
+        file.map_or(Ok(()), |file| file.sync_all()).map_err(fail)?;
+        std::fs::rename(temp, &self.path).map_err(fail)?;
         sync_parent(&self.path)
     }
 }
@@ -176,7 +210,9 @@ impl Write for Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         // After a commit the temporary name is gone and there is nothing to remove.
-        let _ = std::fs::remove_file(&self.temp);
+        if let Some(temp) = &self.temp {
+            let _ = std::fs::remove_file(temp);
+        }
     }
 }
 
@@ -294,6 +330,36 @@ mod tests {
         assert!(e.is_err());
         assert_eq!(std::fs::read(dir.path().join("a")).unwrap(), b"old");
         assert_eq!(names(dir.path()), ["a"]);
+    }
+
+    #[test]
+    fn a_device_is_written_to_and_a_link_stays_one() {
+        use std::os::unix::fs::{FileTypeExt, symlink};
+        let fill = |w: &mut dyn Write| Ok(w.write_all(b"text")?);
+        write_file(Path::new("/dev/null"), fill).unwrap();
+        assert!(std::fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+        let e = write_file(Path::new("/dev/full"), fill).unwrap_err();
+        assert_eq!(e.cause().exit_code(), 4, "{e}");
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        std::fs::write(&real, "old").unwrap();
+        symlink("real", &link).unwrap();
+        write_file(&link, fill).unwrap();
+        assert_eq!(std::fs::read(&real).unwrap(), b"text");
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn only_regular_files_of_a_bounded_size_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        assert_eq!(read_file(&path, 9).unwrap(), None);
+        std::fs::write(&path, "12345").unwrap();
+        assert_eq!(read_file(&path, 5).unwrap().unwrap(), b"12345");
+        assert!(read_file(&path, 4).unwrap_err().to_string().contains("too large"));
+        for other in ["/dev/zero", "/"] {
+            assert_eq!(read_file(Path::new(other), 9).unwrap_err().cause().exit_code(), 3);
+        }
     }
 
     #[test]

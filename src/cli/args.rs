@@ -1,10 +1,11 @@
 //! Every argument, with the help that people read.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::machine::{DeviceChoice, DtypeChoice};
+use crate::error::{Error, Result};
 use crate::text::TemplateChoice;
 
 const VERSION: &str =
@@ -97,6 +98,16 @@ pub struct Rows {
     /// Write the answer here, as JSON lines
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+}
+
+impl Rows {
+    /// The file of rows, which must be there: asked before a model is read in vain.
+    pub(super) fn need_input(&self) -> Result<&Path> {
+        let none =
+            || Error::user("no rows given").expected("--input ROWS.jsonl").advice("name a file with --input");
+        let file = self.input.as_deref().ok_or_else(none)?;
+        if file.exists() { Ok(file) } else { Err(Error::user("no such file").file(file)) }
+    }
 }
 
 /// `retort score`.

@@ -18,6 +18,9 @@ pub(super) fn run(args: &Generate, common: &Common) -> Result<()> {
             .expected("--greedy")
             .advice("add --greedy for the most probable reply"));
     }
+    if args.prompt.is_empty() {
+        args.rows.need_input()?;
+    }
     let loaded = Loaded::open(&args.model, common)?;
     let choice = if args.raw { TemplateChoice::Plain } else { args.rows.template.clone() };
     let (texts, prompts) = prompts(&loaded, args, &choice)?;

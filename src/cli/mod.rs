@@ -15,6 +15,7 @@ mod progress;
 mod score;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -28,10 +29,8 @@ pub use args::{Arguments, Command, Common};
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
-        eprintln!(
-            "retort: a bug{place}: {}\n  please report it with the command that led here",
-            payload(info)
-        );
+        let what = payload(info);
+        complain(format_args!("a bug{place}: {what}\n  please report it with the command that led here"));
     }));
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
@@ -42,11 +41,17 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match std::panic::catch_unwind(|| run(&arguments)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(e)) => {
-            eprintln!("retort: {e}");
+            complain(format_args!("{e}"));
             ExitCode::from(e.cause().exit_code())
         }
         Err(_) => ExitCode::from(101),
     }
+}
+
+/// An error on stderr. That stderr may be closed or full is no reason for another one: `eprintln` would
+/// panic there, and the exit code would be lost.
+fn complain(what: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "retort: {what}");
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
@@ -89,7 +94,7 @@ fn usage(e: &clap::Error) -> ExitCode {
             let what = if details.is_empty() { first } else { format!("{first} {}", details.join(", ")) };
             let tip =
                 tips.first().map_or("retort --help lists what there is", |t| t.trim_start_matches("tip: "));
-            eprintln!("retort: {}", Error::user(what).advice(tip));
+            complain(format_args!("{}", Error::user(what).advice(tip)));
             ExitCode::from(2)
         }
     }

@@ -72,10 +72,7 @@ pub(super) fn read_rows(
     choice: &TemplateChoice,
     prompts_only: bool,
 ) -> Result<Tokens> {
-    let file = args
-        .input
-        .as_deref()
-        .ok_or_else(|| Error::user("no rows given").advice("name a file with --input"))?;
+    let file = args.need_input()?;
     let rejects = args.skip_invalid.then(|| rejects_of(file, args.output.as_deref()));
     let read = data::read(file, rejects.as_deref())?;
     if let Some((n, path)) = &read.rejected {

@@ -14,6 +14,7 @@ use crate::signal;
 const WINDOW: usize = 256;
 
 pub(super) fn run(args: &Score, common: &Common) -> Result<()> {
+    args.rows.need_input()?;
     let loaded = Loaded::open(&args.model, common)?;
     let tokens = read_rows(&loaded, &args.rows, &args.rows.template, false)?;
     check_lengths(&loaded, &tokens)?;

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::layers::Activation;
 use crate::error::{Error, Result};
+use crate::text::json::{SMALL, read_optional};
 
 /// Bounds that no real model reaches and that keep every later product inside 64 bits.
 pub const WIDTH: RangeInclusive<i64> = 1..=1 << 20;
@@ -18,9 +19,6 @@ pub const HEADS: RangeInclusive<i64> = 1..=1 << 14;
 pub const VOCABULARY: RangeInclusive<i64> = 1..=1 << 24;
 /// Bounds of a context length.
 pub const CONTEXT: RangeInclusive<i64> = 1..=1 << 28;
-
-/// The longest config.json that is read.
-const LONGEST: u64 = 16 << 20;
 
 /// The sizes that every architecture has.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,21 +61,8 @@ pub struct RawConfig {
 impl RawConfig {
     /// Reads the file.
     pub fn open(file: &Path) -> Result<Self> {
-        let length = std::fs::metadata(file).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::data("config.json is missing from the model folder").file(file)
-            }
-            _ => Error::io("cannot read", file, &e),
-        })?;
-        if length.len() > LONGEST {
-            return Err(Error::data("a config.json is too long")
-                .file(file)
-                .expected(LONGEST)
-                .found(length.len()));
-        }
-        let bytes = std::fs::read(file).map_err(|e| Error::io("cannot read", file, &e))?;
-        let value: Value = serde_json::from_slice(&bytes)
-            .map_err(|e| Error::data("not valid JSON").file(file).line(e.line()).found(e))?;
+        let value = read_optional(file, SMALL)?
+            .ok_or_else(|| Error::data("config.json is missing from the model folder").file(file))?;
         match value {
             Value::Object(fields) => Ok(RawConfig { file: file.to_path_buf(), fields }),
             other => Err(Error::data("not a config").file(file).expected("an object").found(kind_of(&other))),

@@ -1,4 +1,5 @@
-//! Causal language models: one file an architecture, over shared layers. Layer 2: uses `weights`.
+//! Causal language models: one file an architecture, over shared layers. Layer 2: uses `weights`, and
+//! `text` to read JSON.
 //!
 //! Shape suffixes on tensors: b batch row, t position, s key position, h head, k key/value head,
 //! d channel of the hidden state or of a head, f channel of the feed-forward net, v vocabulary.

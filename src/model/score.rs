@@ -5,7 +5,7 @@
 use tch::{Kind, Tensor};
 
 use super::{CausalLm, Padding};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Positions of a batch, padding included.
 const BATCH: usize = 4096;
@@ -31,12 +31,23 @@ pub fn log_probabilities(
         if width > 1 {
             let part: Vec<&[u32]> = batch.iter().map(|&i| rows[i]).collect();
             for (&i, score) in batch.iter().zip(score_batch(model, &part, width)?) {
-                scores[i] = score;
+                scores[i] = finite(score, i)?;
             }
         }
         done(batch.len())?;
     }
     Ok(scores)
+}
+
+/// Weights that are finite can still overflow on the way: that must not pass for an answer.
+fn finite(score: Vec<f32>, row: usize) -> Result<Vec<f32>> {
+    match score.iter().position(|x| !x.is_finite()) {
+        None => Ok(score),
+        Some(at) => Err(Error::numeric("a log-probability is not finite")
+            .field(format!("row {}, token {}", row + 1, at + 2))
+            .found(score[at])
+            .advice("the model's numbers overflow: try --dtype f32, or check its weights and config.json")),
+    }
 }
 
 /// One batch, padded on the right.

@@ -7,8 +7,9 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::check::LIMITS;
-use super::json::{SMALL, kind, parse, read_bytes, read_optional};
+use super::json::{SMALL, kind, parse, read_optional};
 use crate::error::{Error, Result};
+use crate::store::read_file;
 
 /// The named special tokens, in the order in which transformers adds those that are missing.
 pub const NAMED: [&str; 7] =
@@ -184,7 +185,7 @@ fn added_map(map: &Map<String, Value>, fields: &Map<String, Value>) -> Result<Ve
 /// chat_template.jinja goes first, then tokenizer_config.json: one text, or a list with a `default`.
 fn chat_template(folder: &Path, config: &Map<String, Value>) -> Result<Option<String>> {
     let path = folder.join("chat_template.jinja");
-    if let Some(bytes) = read_bytes(&path, LONGEST_TEMPLATE)? {
+    if let Some(bytes) = read_file(&path, LONGEST_TEMPLATE)? {
         let text = String::from_utf8(bytes)
             .map_err(|_| Error::data("not UTF-8").file(&path).expected("a chat template"))?;
         return Ok(Some(text));
@@ -216,12 +217,12 @@ pub fn from_vocab_and_merges(folder: &Path, beside: &Beside) -> Result<Value> {
             .advice("a tokenizer is tokenizer.json, or vocab.json with merges.txt")
     };
     let vocab_path = folder.join("vocab.json");
-    let Some(bytes) = read_bytes(&vocab_path, LIMITS.bytes)? else {
+    let Some(bytes) = read_file(&vocab_path, LIMITS.bytes)? else {
         return Err(missing("tokenizer.json"));
     };
     let vocab = parse(&bytes, LIMITS).map_err(|e| e.or_file(&vocab_path))?;
     let merges_path = folder.join("merges.txt");
-    let Some(bytes) = read_bytes(&merges_path, LIMITS.bytes)? else {
+    let Some(bytes) = read_file(&merges_path, LIMITS.bytes)? else {
         return Err(missing("merges.txt"));
     };
     let text = String::from_utf8(bytes).map_err(|_| Error::data("not UTF-8").file(&merges_path))?;

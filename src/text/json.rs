@@ -4,14 +4,13 @@
 //! was checked would then not be what is used, so a key that occurs twice is refused.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use crate::error::{Error, Result};
+use crate::store::read_file;
 
 /// How much JSON is accepted.
 #[derive(Debug, Clone, Copy)]
@@ -29,30 +28,10 @@ pub const SMALL: Limits = Limits { bytes: 16 << 20, depth: 32, values: 1 << 20 }
 
 /// Reads a file of JSON. A file that is not there is `None`.
 pub fn read_optional(path: &Path, limits: Limits) -> Result<Option<Value>> {
-    match read_bytes(path, limits.bytes)? {
+    match read_file(path, limits.bytes)? {
         None => Ok(None),
         Some(bytes) => parse(&bytes, limits).map(Some).map_err(|e| e.or_file(path)),
     }
-}
-
-/// Reads a whole file of at most `limit` bytes. A file that is not there is `None`.
-pub fn read_bytes(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-            return Ok(None);
-        }
-        Err(e) => return Err(Error::io("cannot read", path, &e)),
-    };
-    let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| Error::io("cannot read", path, &e))?;
-    if bytes.len() as u64 > limit {
-        return Err(Error::data("the file is too large")
-            .file(path)
-            .expected(format!("at most {limit} bytes"))
-            .found("more"));
-    }
-    Ok(Some(bytes))
 }
 
 /// Parses JSON within these limits.

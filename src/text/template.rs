@@ -7,9 +7,9 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::jinja::Jinja;
-use super::json::read_bytes;
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
+use crate::store::read_file;
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq)]
@@ -108,7 +108,7 @@ impl Template {
             TemplateChoice::Alpaca => Ok(Template::Alpaca),
             TemplateChoice::Chat => Self::of_model(tokenizer),
             TemplateChoice::File(path) => {
-                let bytes = read_bytes(path, super::folder::LONGEST_TEMPLATE)?
+                let bytes = read_file(path, super::folder::LONGEST_TEMPLATE)?
                     .ok_or_else(|| Error::user("no such file").file(path).field("template"))?;
                 let text = String::from_utf8(bytes).map_err(|_| Error::data("not UTF-8").file(path))?;
                 let chat = Chat::new(&text, tokenizer).map_err(|e| e.or_file(path))?;

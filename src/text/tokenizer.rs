@@ -17,11 +17,12 @@ use tokenizers::{AddedToken, ModelWrapper};
 use super::check::{LIMITS, check};
 use super::fence::guarded;
 use super::folder::{Added, Beside, from_vocab_and_merges, read_beside};
-use super::json::{parse, read_bytes};
+use super::json::parse;
 use crate::error::{Error, Result};
+use crate::store::read_file;
 
-/// The longest text encoded in one call, in bytes.
-const LONGEST_TEXT: usize = 256 << 20;
+/// The longest text encoded in one call, in bytes: the tokenizers crate holds forty times as much.
+const LONGEST_TEXT: usize = 16 << 20;
 
 /// A tokenizer, ready to use.
 ///
@@ -52,7 +53,7 @@ impl Tokenizer {
             return Err(Error::user("no such model folder").file(folder));
         }
         let json_path = folder.join("tokenizer.json");
-        let bytes = read_bytes(&json_path, LIMITS.bytes)?;
+        let bytes = read_file(&json_path, LIMITS.bytes)?;
         let beside = read_beside(folder, bytes.is_some())?;
         match bytes {
             Some(bytes) => {
@@ -110,7 +111,7 @@ impl Tokenizer {
         if text.len() > LONGEST_TEXT {
             let found = format!("{} bytes", text.len());
             return Err(Error::data("a text is too long")
-                .expected(format!("{LONGEST_TEXT} bytes"))
+                .expected(format!("at most {LONGEST_TEXT} bytes"))
                 .found(found));
         }
         let failed =

@@ -11,6 +11,7 @@ use super::finite;
 use super::names::{Naming, Spec};
 use super::safetensors::{MappedFile, Stored};
 use crate::error::{Error, Result};
+use crate::store::read_file;
 
 /// The longest index file that is read.
 const LONGEST_INDEX: u64 = 64 << 20;
@@ -225,11 +226,8 @@ struct Index {
 }
 
 fn open_shards(folder: &Path, index: &Path) -> Result<Vec<MappedFile>> {
-    let length = std::fs::metadata(index).map_err(|e| Error::io("cannot read", index, &e))?.len();
-    if length > LONGEST_INDEX {
-        return Err(Error::data("the index is too long").file(index).expected(LONGEST_INDEX).found(length));
-    }
-    let bytes = std::fs::read(index).map_err(|e| Error::io("cannot read", index, &e))?;
+    let bytes = read_file(index, LONGEST_INDEX)?
+        .ok_or_else(|| Error::data("a part of the model folder is missing").file(index))?;
     let parsed: Index = serde_json::from_slice(&bytes)
         .map_err(|e| Error::data("not an index of shards").file(index).line(e.line()).found(e))?;
     let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

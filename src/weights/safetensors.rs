@@ -44,11 +44,11 @@ impl MappedFile {
     }
 
     fn open_inner(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| match e.kind() {
+        // Asked before it is opened: opening a pipe would wait for a writer.
+        let meta = std::fs::metadata(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Error::data("a weight file is missing"),
             _ => Error::io("cannot read", path, &e),
         })?;
-        let meta = file.metadata().map_err(|e| Error::io("cannot read", path, &e))?;
         if !meta.is_file() {
             return Err(Error::data("not a file").expected("safetensors"));
         }
@@ -57,6 +57,7 @@ impl MappedFile {
                 .expected("8 bytes or more")
                 .found(meta.len()));
         }
+        let file = File::open(path).map_err(|e| Error::io("cannot read", path, &e))?;
         // SAFETY: the file is only read. One that another process cuts short while it is mapped ends
         // this process, as it does for every program that maps a file.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("cannot map", path, &e))?;
