@@ -79,8 +79,10 @@ fn cuda_half(lib: &Path, include: &Path) -> Result<(), Box<dyn Error>> {
 
 /// The commit for `--version`, where there is a git.
 fn commit() {
-    println!("cargo:rerun-if-changed=.git/HEAD");
-    println!("cargo:rerun-if-changed=.git/refs/heads");
+    // A path that is not there (a worktree, an archive) would make cargo run this every time.
+    for path in [".git/HEAD", ".git/refs/heads"].iter().filter(|path| Path::new(path).exists()) {
+        println!("cargo:rerun-if-changed={path}");
+    }
     let commit = Command::new("git")
         .args(["rev-parse", "--short=10", "HEAD"])
         .output()

@@ -11,9 +11,15 @@ static SIGNAL: AtomicI32 = AtomicI32::new(0);
 /// Takes SIGINT and SIGTERM over; once, at start.
 pub fn install() {
     extern "C" fn on_signal(number: libc::c_int) {
-        if SIGNAL.swap(number, Ordering::Relaxed) != 0 {
-            // SAFETY: ends the process at once, which a handler may do.
-            unsafe { libc::_exit(128 + number) };
+        let first = SIGNAL.swap(number, Ordering::Relaxed) == 0;
+        const WORD: &[u8] = b"\nretort: stopping at the next safe place; once more ends it at once\n";
+        // SAFETY: a handler may write and may end the process.
+        unsafe {
+            if first {
+                libc::write(libc::STDERR_FILENO, WORD.as_ptr().cast(), WORD.len());
+            } else {
+                libc::_exit(128 + number);
+            }
         }
     }
     for number in [libc::SIGINT, libc::SIGTERM] {

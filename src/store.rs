@@ -287,8 +287,11 @@ fn beside(path: &Path) -> Result<PathBuf> {
         .file_name()
         .ok_or_else(|| Error::user("not a name for a file or folder").file(path))?
         .to_string_lossy();
+    let start: String = name.chars().take(40).collect();
     let n = COUNT.fetch_add(1, Ordering::Relaxed);
-    Ok(path.with_file_name(format!(".{name}.partial-{}-{n}", std::process::id())))
+    // Process ids come back, in a container every time: the clock tells a new process from a killed one.
+    let clock = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_nanos() as u64);
+    Ok(path.with_file_name(format!(".{start}.partial-{}-{clock:x}-{n}", std::process::id())))
 }
 
 fn sync_parent(path: &Path) -> Result<()> {

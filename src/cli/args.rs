@@ -1,15 +1,21 @@
 //! Every argument, with the help that people read.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::machine::{DeviceChoice, DtypeChoice};
+use super::numbers::at_least_one;
 use crate::error::{Error, Result};
+use crate::native;
 use crate::text::TemplateChoice;
 
-const VERSION: &str =
-    concat!(env!("CARGO_PKG_VERSION"), " (libtorch 2.11.0, commit ", env!("RETORT_COMMIT"), ")");
+/// `retort --version`: ours, libtorch's, and the commit.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let (ours, commit) = (env!("CARGO_PKG_VERSION"), env!("RETORT_COMMIT"));
+    format!("{ours} (libtorch {}, commit {commit})", native::torch_version())
+});
 
 const LONG: &str = "\
 Retort distils a large language model into a small one.
@@ -33,7 +39,7 @@ Exit codes:
 
 /// The program's arguments.
 #[derive(Debug, Parser)]
-#[command(name = "retort", version = VERSION, long_about = LONG, after_help = EXIT_CODES)]
+#[command(name = "retort", version = VERSION.as_str(), long_about = LONG, after_help = EXIT_CODES)]
 #[command(about = "Distils a large language model into a small one", arg_required_else_help = true)]
 pub struct Arguments {
     /// What to do.
@@ -136,20 +142,20 @@ pub struct Generate {
     #[arg(long, value_name = "MODEL")]
     pub model: String,
     /// A prompt; several may follow
-    #[arg(long, value_name = "TEXT", num_args = 1.., required_unless_present = "input", conflicts_with = "input")]
+    #[arg(long, value_name = "TEXT", num_args = 1.., allow_negative_numbers = true, required_unless_present = "input", conflicts_with = "input")]
     pub prompt: Vec<String>,
     /// The rows.
     #[command(flatten)]
     pub rows: Rows,
     /// The most tokens of a reply
-    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_new_tokens: u32,
+    #[arg(long, default_value = "256", value_name = "N", value_parser = at_least_one)]
+    pub max_new_tokens: usize,
     /// Take the most probable token each time (the one way there is, so far)
     #[arg(long)]
     pub greedy: bool,
     /// Prompts that are decoded together
-    #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub batch: u16,
+    #[arg(long, default_value = "32", value_name = "N", value_parser = at_least_one)]
+    pub batch: usize,
     /// Prompts as they are, without a template (the same as --template plain)
     #[arg(long, conflicts_with = "template")]
     pub raw: bool,

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::args::{Common, Generate};
-use super::models::{Loaded, read_rows};
+use super::models::{Loaded, Use, read_rows};
 use super::output::Out;
 use super::progress::Progress;
 use crate::data::{Row, Schema};
@@ -25,14 +25,14 @@ pub(super) fn run(args: &Generate, common: &Common) -> Result<()> {
     let choice = if args.raw { TemplateChoice::Plain } else { args.rows.template.clone() };
     let (texts, prompts) = prompts(&loaded, args, &choice)?;
     let limits = Limits {
-        max_new_tokens: args.max_new_tokens as usize,
+        max_new_tokens: args.max_new_tokens,
         eos: loaded.eos.clone(),
         vocabulary: loaded.tokenizer.vocab_size(),
     };
     let mut out = Out::to(args.rows.output.as_deref())?;
     let mut progress = Progress::new("replies", prompts.len(), common.quiet);
     let json = common.json || args.rows.output.is_some();
-    for (texts, prompts) in texts.chunks(args.batch.into()).zip(prompts.chunks(args.batch.into())) {
+    for (texts, prompts) in texts.chunks(args.batch).zip(prompts.chunks(args.batch)) {
         signal::check()?;
         let batch: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
         for (text, reply) in texts.iter().zip(greedy(&loaded.model, &batch, &limits)?) {
@@ -70,7 +70,7 @@ fn prompts(
     choice: &TemplateChoice,
 ) -> Result<(Vec<String>, Vec<Vec<u32>>)> {
     if args.prompt.is_empty() {
-        let tokens = read_rows(loaded, &args.rows, choice, true)?;
+        let tokens = read_rows(loaded, &args.rows, choice, Use::Prompts)?;
         let encoder = loaded.encoder(choice, Schema::Prompt)?;
         let texts: Result<Vec<String>> = tokens
             .rows
@@ -90,7 +90,7 @@ fn prompts(
         .iter()
         .map(|prompt| {
             let ids = encoder.prompt(&Row::Prompt { prompt: prompt.clone(), responses: Vec::new() })?;
-            loaded.check_ids(&ids)?;
+            loaded.check(&ids, Use::Prompts)?;
             Ok(ids)
         })
         .collect();

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
+use tch::Kind;
 
 use super::args::{Common, Inspect};
 use super::output::{Out, bytes, count, table};
@@ -27,6 +28,19 @@ pub(super) fn run(args: &Inspect, common: &Common) -> Result<()> {
     } else {
         out.text(&table(&facts(&folder, shape, &plan, &files)))?;
         out.text("\ntokens\n")?;
+        let token = |id: &u32| format!("{id} {:?}", tokenizer.id_to_token(*id).unwrap_or_default());
+        let named = |ids: &[u32]| match ids {
+            [] => "none".to_string(),
+            ids => ids.iter().map(token).collect::<Vec<_>>().join(", "),
+        };
+        let special = [
+            ("  size", audit.tokenizer_size.to_string()),
+            ("  ends a reply", named(&audit.eos)),
+            ("  begins a text", named(audit.bos.as_slice())),
+            ("  padding", named(audit.pad.as_slice())),
+            ("  chat template", if audit.chat_template { "yes" } else { "no" }.to_string()),
+        ];
+        out.text(&table(&special.map(|(k, v)| vec![k.to_string(), v])))?;
         let lines: Vec<Vec<String>> = audit
             .lines()
             .into_iter()
@@ -35,6 +49,16 @@ pub(super) fn run(args: &Inspect, common: &Common) -> Result<()> {
         out.text(&table(&lines))?;
     }
     out.finish()
+}
+
+/// A float type as config.json calls it.
+fn float_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Double => "float64",
+        Kind::Half => "float16",
+        Kind::BFloat16 => "bfloat16",
+        _ => "float32",
+    }
 }
 
 /// Parameters of the blocks and norms, without embedding and head: what scaling laws count.
@@ -54,7 +78,7 @@ fn document(folder: &Path, shape: &Shape, plan: &Plan<'_>, audit: &Audit) -> Val
         "params_without_embeddings": without_embeddings(shape, plan),
         "layers": shape.layers, "hidden": shape.hidden, "heads": shape.heads, "kv_heads": shape.kv_heads,
         "head_dim": shape.head_dim, "ffn": shape.ffn, "context": shape.context, "vocabulary": shape.vocabulary,
-        "tied": shape.tied, "dtype": format!("{:?}", plan.main_kind()), "windows": shape.windows,
+        "tied": shape.tied, "dtype": float_name(plan.main_kind()), "windows": shape.windows,
         "tokens": audit,
     })
 }
@@ -88,10 +112,10 @@ fn facts(folder: &Path, shape: &Shape, plan: &Plan<'_>, files: &WeightFiles) -> 
         (
             "weights",
             format!(
-                "{} in {} file(s), mostly {:?}, all finite",
+                "{} in {} file(s), mostly {}, all finite",
                 bytes(size),
                 files.files().len(),
-                plan.main_kind()
+                float_name(plan.main_kind())
             ),
         ),
         (
@@ -107,9 +131,9 @@ fn facts(folder: &Path, shape: &Shape, plan: &Plan<'_>, files: &WeightFiles) -> 
         facts.push((
             "windows",
             format!(
-                "{windows} of {} layers look back {:?}",
+                "{windows} of {} layers look back {} tokens",
                 shape.layers,
-                shape.windows.iter().flatten().next()
+                shape.windows.iter().flatten().next().copied().unwrap_or_default()
             ),
         ));
     }

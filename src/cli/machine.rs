@@ -43,10 +43,14 @@ impl DeviceChoice {
     pub fn resolve(self) -> Result<Device> {
         match self {
             DeviceChoice::Cpu => Ok(Device::Cpu),
-            DeviceChoice::Auto => {
-                let there = cuda::load().is_ok() && tch::Cuda::device_count() > 0;
-                Ok(if there { Device::Cuda(0) } else { Device::Cpu })
-            }
+            DeviceChoice::Auto => match cuda::load() {
+                Ok(()) if tch::Cuda::device_count() > 0 => Ok(Device::Cuda(0)),
+                Err(why) if cuda::has_driver() => {
+                    tracing::warn!("this machine has an NVIDIA driver, but the CPU is used: {why}");
+                    Ok(Device::Cpu)
+                }
+                _ => Ok(Device::Cpu),
+            },
             DeviceChoice::Cuda(n) => {
                 let none = |why: String| {
                     Error::user("no such GPU")
@@ -82,7 +86,7 @@ impl DtypeChoice {
             DtypeChoice::F32 => Kind::Float,
             DtypeChoice::Bf16 => Kind::BFloat16,
             DtypeChoice::F16 => Kind::Half,
-            DtypeChoice::Auto if device != Device::Cpu || fast_bf16() => Kind::BFloat16,
+            DtypeChoice::Auto if fast_bf16(device) => Kind::BFloat16,
             DtypeChoice::Auto => Kind::Float,
         }
     }
@@ -97,9 +101,12 @@ impl DtypeChoice {
     }
 }
 
-/// Whether the CPU multiplies bfloat16 in hardware; libtorch's emulation is ten times slower than
-/// float32.
-fn fast_bf16() -> bool {
+/// Whether the device multiplies bfloat16 in hardware: a GPU from Ampere on, a CPU with AVX512-BF16.
+/// libtorch's emulation on the CPU is ten times slower than float32.
+fn fast_bf16(device: Device) -> bool {
+    if let Device::Cuda(n) = device {
+        return cuda::capability(n).is_ok_and(|c| c >= 80);
+    }
     #[cfg(target_arch = "x86_64")]
     return std::arch::is_x86_feature_detected!("avx512bf16");
     #[cfg(not(target_arch = "x86_64"))]

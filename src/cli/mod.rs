@@ -10,6 +10,7 @@ mod import;
 mod inspect;
 mod machine;
 mod models;
+mod numbers;
 mod output;
 mod progress;
 mod score;
@@ -86,7 +87,10 @@ fn usage(e: &clap::Error) -> ExitCode {
         }
         _ => {
             let text = e.to_string();
-            let mut lines = text.lines().map(str::trim).take_while(|l| !l.starts_with("Usage:"));
+            let mut lines = text
+                .lines()
+                .map(str::trim)
+                .take_while(|l| !l.starts_with("Usage:") && !l.starts_with("For more"));
             let first = lines.next().unwrap_or_default().trim_start_matches("error: ").to_string();
             let rest: Vec<&str> = lines.filter(|l| !l.is_empty()).collect();
             let (tips, details): (Vec<&str>, Vec<&str>) =
@@ -107,7 +111,9 @@ fn start_tracing(common: &Common) {
         (_, 1) => "info,retort=debug",
         _ => "trace",
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("RETORT_LOG").unwrap_or_else(|_| level.into());
+    let wish =
+        if common.quiet { None } else { tracing_subscriber::EnvFilter::try_from_env("RETORT_LOG").ok() };
+    let filter = wish.unwrap_or_else(|| level.into());
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     // A second start (tests call `main` more than once) keeps the first one's settings.

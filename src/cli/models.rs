@@ -11,7 +11,6 @@ use crate::weights::{Residence, locate};
 
 /// A model that is read, with what makes tokens for it.
 pub(super) struct Loaded {
-    pub folder: PathBuf,
     pub model: CausalLm,
     pub tokenizer: Tokenizer,
     pub eos: Vec<u32>,
@@ -33,65 +32,87 @@ impl Loaded {
         };
         let model = CausalLm::load(&folder, options)?;
         tracing::debug!(?device, kind = ?options.kind, folder = %folder.display(), "model loaded");
-        Ok(Loaded { folder, model, tokenizer, eos })
+        Ok(Loaded { model, tokenizer, eos })
     }
 
     /// The encoder for rows of this schema.
     pub fn encoder(&self, choice: &TemplateChoice, schema: Schema) -> Result<Encoder<'_>> {
         let template = Template::resolve(choice, &self.tokenizer, schema.has_instruction())?;
         tracing::debug!(template = template.name(), "template");
-        Ok(Encoder::new(&self.tokenizer, template, turn_end(&self.eos, &self.tokenizer)))
+        let encoder = Encoder::new(&self.tokenizer, template, turn_end(&self.eos, &self.tokenizer));
+        // Ids as they are may name any row of the model, padding rows too, as in transformers.
+        Ok(encoder.with_limit(self.model.shape().vocabulary as usize))
     }
 
-    /// Refuses tokens that the embedding has no row for.
-    pub fn check_ids(&self, ids: &[u32]) -> Result<()> {
-        let rows = self.model.shape().vocabulary;
-        match ids.iter().find(|&&id| i64::from(id) >= rows) {
-            None => Ok(()),
-            Some(id) => Err(Error::data("the tokenizer has a token that the model has no row for")
-                .file(&self.folder)
+    /// Refuses tokens that the embedding has no row for, and more of them than the model's context holds.
+    pub fn check(&self, ids: &[u32], purpose: Use) -> Result<()> {
+        let (rows, context) = (self.model.shape().vocabulary, self.model.shape().context);
+        if let Some(id) = ids.iter().find(|&&id| i64::from(id) >= rows) {
+            return Err(Error::data("a token that the model has no row for")
                 .expected(format!("an id below {rows}"))
                 .found(id)
-                .advice("the tokenizer is of another model")),
+                .advice("is the tokenizer of another model?"));
         }
+        // A reply needs a token before it and room behind.
+        let (least, most) = match purpose {
+            Use::Rows => (0, context),
+            Use::Prompts => (1, context - 1),
+        };
+        if (least..=most).contains(&(ids.len() as i64)) {
+            return Ok(());
+        }
+        let what = if ids.is_empty() {
+            "a prompt has no tokens"
+        } else {
+            "a row is longer than the model's context"
+        };
+        Err(Error::data(what).expected(format!("{least} to {most} tokens")).found(ids.len()))
     }
 }
 
-/// Rows as tokens, with the line each came from.
+/// What rows are read for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// Prompt, response and all.
+    Rows,
+    /// The prompts, to be answered.
+    Prompts,
+}
+
+/// Rows as tokens, with the row each came from.
 pub(super) struct Tokens {
-    pub file: PathBuf,
     pub rows: Vec<Row>,
-    pub lines: Vec<usize>,
     pub encoded: Vec<Encoded>,
 }
 
-/// Reads and encodes a file of rows; `prompts_only` leaves the responses out.
+/// Reads and encodes a file of rows; for `Use::Prompts` the responses are left out. A row that the model
+/// cannot take is a bad row.
 pub(super) fn read_rows(
     loaded: &Loaded,
     args: &Rows,
     choice: &TemplateChoice,
-    prompts_only: bool,
+    purpose: Use,
 ) -> Result<Tokens> {
     let file = args.need_input()?;
     let rejects = args.skip_invalid.then(|| rejects_of(file, args.output.as_deref()));
-    let read = data::read(file, rejects.as_deref())?;
+    let mut encoder: Option<Encoder<'_>> = None;
+    let mut accept = |schema: Schema, row: &Row| {
+        let encoder = match &mut encoder {
+            Some(encoder) => encoder,
+            none => none.insert(loaded.encoder(choice, schema)?),
+        };
+        let tokens = match purpose {
+            Use::Rows => encoder.encode(row)?,
+            Use::Prompts => encoder.prompt(row).map(|ids| Encoded { prompt_len: ids.len(), ids })?,
+        };
+        loaded.check(&tokens.ids, purpose)?;
+        Ok(tokens)
+    };
+    let (read, encoded) = data::read_with(file, rejects.as_deref(), &mut accept)?;
     if let Some((n, path)) = &read.rejected {
         tracing::warn!("{n} bad rows are in {}", path.display());
     }
-    let encoder = loaded.encoder(choice, read.schema)?;
-    let mut encoded = Vec::with_capacity(read.rows.len());
-    for (row, &line) in read.rows.iter().zip(&read.lines) {
-        let at = |e: Error| e.or_file(file).line(line);
-        let tokens = if prompts_only {
-            encoder.prompt(row).map(|ids| Encoded { prompt_len: ids.len(), ids })
-        } else {
-            encoder.encode(row)
-        };
-        let tokens = tokens.map_err(at)?;
-        loaded.check_ids(&tokens.ids).map_err(at)?;
-        encoded.push(tokens);
-    }
-    Ok(Tokens { file: file.to_path_buf(), rows: read.rows, lines: read.lines, encoded })
+    Ok(Tokens { rows: read.rows, encoded })
 }
 
 fn rejects_of(input: &Path, output: Option<&Path>) -> PathBuf {

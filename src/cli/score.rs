@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use super::args::{Common, Score};
-use super::models::{Loaded, Tokens, read_rows};
+use super::models::{Loaded, Use, read_rows};
 use super::output::{Out, table};
 use super::progress::Progress;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::score::log_probabilities;
 use crate::signal;
 
@@ -16,12 +16,11 @@ const WINDOW: usize = 256;
 pub(super) fn run(args: &Score, common: &Common) -> Result<()> {
     args.rows.need_input()?;
     let loaded = Loaded::open(&args.model, common)?;
-    let tokens = read_rows(&loaded, &args.rows, &args.rows.template, false)?;
-    check_lengths(&loaded, &tokens)?;
+    let tokens = read_rows(&loaded, &args.rows, &args.rows.template, Use::Rows)?;
     let mut out = Out::to(args.rows.output.as_deref())?;
     let json = common.json || args.rows.output.is_some();
     let mut progress = Progress::new("rows scored", tokens.encoded.len(), common.quiet);
-    let mut lines = vec![["row", "tokens", "log p", "nats a token"].map(String::from).to_vec()];
+    let mut lines = vec![["row", "tokens", "log p (nats)", "nats a token"].map(String::from).to_vec()];
     for (n, window) in tokens.encoded.chunks(WINDOW).enumerate() {
         let ids: Vec<&[u32]> = window.iter().map(|e| e.ids.as_slice()).collect();
         let scores = log_probabilities(&loaded.model, &ids, &mut |rows| {
@@ -34,7 +33,8 @@ pub(super) fn run(args: &Score, common: &Common) -> Result<()> {
                 let all: Vec<Option<f32>> = first.into_iter().chain(scores.into_iter().map(Some)).collect();
                 out.json(&json!({"ids": ids, "logprobs": all}))?;
             } else {
-                let sum: f64 = scores.iter().map(|&x| f64::from(x)).sum();
+                // An empty sum of floats is -0.
+                let sum = scores.iter().fold(0.0, |sum, &x| sum + f64::from(x));
                 let mean =
                     if scores.is_empty() { "-".into() } else { format!("{:.4}", -sum / scores.len() as f64) };
                 lines.push(vec![
@@ -51,18 +51,4 @@ pub(super) fn run(args: &Score, common: &Common) -> Result<()> {
         out.text(&table(&lines))?;
     }
     out.finish()
-}
-
-fn check_lengths(loaded: &Loaded, tokens: &Tokens) -> Result<()> {
-    let context = loaded.model.shape().context;
-    for (row, &line) in tokens.encoded.iter().zip(&tokens.lines) {
-        if row.ids.len() as i64 > context {
-            return Err(Error::data("a row is longer than the model's context")
-                .file(&tokens.file)
-                .line(line)
-                .expected(format!("at most {context} tokens"))
-                .found(row.ids.len()));
-        }
-    }
-    Ok(())
 }

@@ -38,12 +38,18 @@ pub struct Encoder<'t> {
     tokenizer: &'t Tokenizer,
     template: Template,
     eos: Option<u32>,
+    limit: usize,
 }
 
 impl<'t> Encoder<'t> {
     /// An encoder with this template; `eos` goes behind every response ([`crate::text::turn_end`]).
     pub fn new(tokenizer: &'t Tokenizer, template: Template, eos: Option<u32>) -> Self {
-        Encoder { tokenizer, template, eos }
+        Encoder { tokenizer, template, eos, limit: tokenizer.vocab_size() }
+    }
+
+    /// With another bound on the ids of `ids` rows than the tokenizer's size.
+    pub fn with_limit(self, limit: usize) -> Self {
+        Encoder { limit, ..self }
     }
 
     /// The whole row: prompt, response and EOS. A row without a response is its prompt alone; a `text`
@@ -103,11 +109,11 @@ impl<'t> Encoder<'t> {
     }
 
     fn check(&self, ids: &[u32]) -> Result<()> {
-        match ids.iter().position(|id| *id as usize >= self.tokenizer.vocab_size()) {
+        match ids.iter().position(|id| *id as usize >= self.limit) {
             None => Ok(()),
             Some(at) => Err(Error::data("not a token of this model")
                 .field(format!("ids[{at}]"))
-                .expected(format!("an id below {}", self.tokenizer.vocab_size()))
+                .expected(format!("an id below {}", self.limit))
                 .found(ids[at])),
         }
     }

@@ -5,5 +5,5 @@ pub mod reader;
 pub mod rows;
 
 pub use encode::{Encoded, Encoder};
-pub use reader::{Reader, Rows, read};
+pub use reader::{Reader, Rows, read, read_with};
 pub use rows::{Row, Schema};

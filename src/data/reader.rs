@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::rows::{Row, Schema};
 use crate::error::{Cause, Error, Result};
+use crate::signal;
 use crate::store::Pending;
 use crate::text::json::{Limits, kind, parse};
 
@@ -100,8 +101,12 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    /// The next row with its line, or the end. What went wrong with a line is told with its place.
-    fn step(&mut self) -> Result<Option<(usize, Row)>> {
+    /// The next row that `accept` takes, with its line and what `accept` made of it, or the end. What went
+    /// wrong with a line, there too, is told with its place, or rejects the line.
+    fn step<T>(
+        &mut self,
+        accept: &mut dyn FnMut(Schema, &Row) -> Result<T>,
+    ) -> Result<Option<(usize, Row, T)>> {
         loop {
             let Some(bytes) = self.next_line()? else {
                 if self.read == 0 {
@@ -117,12 +122,19 @@ impl<R: BufRead> Reader<R> {
             if bytes.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
-            match self.row(&bytes) {
-                Ok(row) => {
+            let taken = self.row(&bytes).and_then(|(schema, row)| {
+                let made = accept(schema, &row)?;
+                Ok((row, made))
+            });
+            match taken {
+                Ok((row, made)) => {
                     self.read += 1;
-                    return Ok(Some((self.line, row)));
+                    return Ok(Some((self.line, row, made)));
                 }
-                Err(e) => self.reject(&bytes, e.file(&self.file).line(self.line))?,
+                Err(e) if e.cause() == Cause::Data => {
+                    self.reject(&bytes, e.or_file(&self.file).line(self.line))?
+                }
+                Err(e) => return Err(e),
             }
         }
     }
@@ -151,7 +163,7 @@ impl<R: BufRead> Reader<R> {
         Ok(Some(bytes))
     }
 
-    fn row(&mut self, bytes: &[u8]) -> Result<Row> {
+    fn row(&mut self, bytes: &[u8]) -> Result<(Schema, Row)> {
         let value = parse(bytes, LIMITS)?;
         let Value::Object(object) = &value else {
             return Err(Error::data("not a row").expected("a JSON object").found(kind(&value)));
@@ -162,12 +174,11 @@ impl<R: BufRead> Reader<R> {
         };
         let row = schema.row(object)?;
         self.schema = Some(schema);
-        Ok(row)
+        Ok((schema, row))
     }
 
     fn reject(&mut self, bytes: &[u8], error: Error) -> Result<()> {
         let Some(rejects) = &mut self.rejects else { return Err(error) };
-        debug_assert!(error.cause() == Cause::Data);
         rejects.count += 1;
         let end: &[u8] = if bytes.ends_with(b"\n") { b"" } else { b"\n" };
         let written = rejects.out.write_all(bytes).and_then(|()| rejects.out.write_all(end));
@@ -183,9 +194,9 @@ impl<R: BufRead> Iterator for Reader<R> {
         if self.over {
             return None;
         }
-        let step = self.step();
+        let step = self.step(&mut |_, _| Ok(()));
         self.over = !matches!(step, Ok(Some(_)));
-        step.transpose()
+        step.map(|found| found.map(|(line, row, ())| (line, row))).transpose()
     }
 }
 
@@ -204,18 +215,28 @@ pub struct Rows {
 
 /// Reads all rows of a file. With `rejects` bad rows go into that file, instead of being an error.
 pub fn read(path: &Path, rejects: Option<&Path>) -> Result<Rows> {
+    Ok(read_with(path, rejects, &mut |_, _| Ok(()))?.0)
+}
+
+/// The same, with what `accept` makes of each row; a row that it finds bad is a bad row.
+pub fn read_with<T>(
+    path: &Path,
+    rejects: Option<&Path>,
+    accept: &mut dyn FnMut(Schema, &Row) -> Result<T>,
+) -> Result<(Rows, Vec<T>)> {
     let mut reader = Reader::open(path)?;
     if let Some(rejects) = rejects {
         reader = reader.skip_invalid(rejects)?;
     }
-    let (mut rows, mut lines) = (Vec::new(), Vec::new());
-    for row in reader.by_ref() {
-        let (line, row) = row?;
+    let (mut rows, mut lines, mut made) = (Vec::new(), Vec::new(), Vec::new());
+    while let Some((line, row, of_row)) = reader.step(accept)? {
+        signal::check()?;
         lines.push(line);
         rows.push(row);
+        made.push(of_row);
     }
     let schema = reader.schema().ok_or_else(|| Error::data("no row").file(path))?;
-    Ok(Rows { schema, rows, lines, rejected: reader.finish()? })
+    Ok((Rows { schema, rows, lines, rejected: reader.finish()? }, made))
 }
 
 /// Where the rejects of an input go if nobody says: beside `beside`, under the input's name.

@@ -5,6 +5,7 @@ use tch::{Kind, Tensor};
 use super::{Finish, Limits, Reply};
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
+use crate::signal;
 
 /// The greedy replies to a batch of prompts, in their order. Prompts may differ in length; one does
 /// not change another's reply.
@@ -44,6 +45,7 @@ pub fn greedy(model: &CausalLm, prompts: &[&[u32]], limits: &Limits) -> Result<V
     let mut hidden =
         model.advance(&left_padded(prompts, longest)?.f_to_device(model.device())?, &mut cache)?;
     loop {
+        signal::check()?;
         let last = hidden.f_select(1, -1)?;
         let logits = model.logits(&last)?.f_to_kind(Kind::Float)?;
         let width = logits.size()[1].min(i64::try_from(limits.vocabulary).unwrap_or(i64::MAX));

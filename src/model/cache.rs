@@ -34,7 +34,8 @@ impl Cache {
             return Err(Error::bug("a batch to decode has an empty prompt, or one longer than its cache"));
         }
         let batch = lengths.len() as i64;
-        let room = || Tensor::f_zeros([batch, shape.kv_heads, capacity, shape.head_dim], (kind, device));
+        // Not filled: what is not reached costs no memory, and nothing is read before it is written.
+        let room = || Tensor::f_empty([batch, shape.kv_heads, capacity, shape.head_dim], (kind, device));
         let layers = (0..shape.layers).map(|_| Ok(LayerCache { keys: room()?, values: room()? }));
         let positions = Tensor::f_arange(capacity, (Kind::Int64, device))?;
         let longest = lengths.iter().copied().max().unwrap_or(0);
@@ -75,6 +76,12 @@ impl Cache {
             return Err(Error::bug("a cache is full").expected(self.capacity).found(self.length + tokens));
         }
         if self.length == 0 {
+            let Padding::Left(lengths) = &self.padding else {
+                return Err(Error::bug("a cache of no left padding"));
+            };
+            if lengths.iter().max() != Some(&tokens) {
+                return Err(Error::bug("prompts and their lengths differ").found(tokens));
+            }
             let extent = Extent { past: 0, tokens };
             return Sight::new(&self.shape, extent, &self.padding, self.kind, self.device);
         }

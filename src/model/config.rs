@@ -80,6 +80,11 @@ impl RawConfig {
         }
     }
 
+    /// The first field that is an object itself.
+    pub fn nested(&self) -> Option<&str> {
+        self.fields.iter().find(|(_, v)| v.is_object()).map(|(k, _)| k.as_str())
+    }
+
     /// The error for a field.
     pub fn bad(&self, key: &str, expected: impl std::fmt::Display, found: impl std::fmt::Display) -> Error {
         Error::data("a field of config.json is wrong")

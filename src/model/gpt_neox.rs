@@ -38,7 +38,7 @@ pub(super) fn read(raw: &RawConfig) -> Result<Box<dyn Design>> {
         return Err(raw.bad("num_attention_heads", format!("a divisor of the hidden size {hidden}"), heads));
     }
     let layers = raw.int("num_hidden_layers", LAYERS)?;
-    let keys = Keys { theta: "rotary_emb_base", share: "rotary_pct", default_share: 0.25 };
+    let keys = Keys { theta: "rotary_emb_base", share: Some(("rotary_pct", 0.25)) };
     let shape = Shape {
         model_type: "gpt_neox",
         vocabulary: raw.int("vocab_size", VOCABULARY)?,

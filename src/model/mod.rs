@@ -93,6 +93,11 @@ pub fn read_design(folder: &Path) -> Result<Box<dyn Design>> {
         let known: Vec<&str> = ARCHITECTURES.iter().map(|(name, _)| *name).collect();
         return Err(raw.bad("model_type", known.join(", "), format!("{model_type:?}")));
     };
+    for (key, what) in [("quantization_config", "plain float weights"), ("pruned_heads", "no pruned heads")] {
+        if raw.get(key).is_some_and(|v| v.as_object().is_none_or(|o| !o.is_empty())) {
+            return Err(raw.bad(key, what, "a setting that changes the weights"));
+        }
+    }
     read(&raw)
 }
 

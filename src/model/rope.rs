@@ -54,22 +54,33 @@ impl Rope {
         let parameters = raw.inside("rope_parameters")?;
         // transformers lets `rope_scaling` replace `rope_parameters` where a folder has both.
         let parameters = raw.inside("rope_scaling")?.or(parameters);
+        if let Some(nested) = parameters.as_ref().and_then(RawConfig::nested) {
+            return Err(raw.bad(nested, "one set of rope parameters for all layers", "an object"));
+        }
         let inside = |key: &str, default: f64| match &parameters {
             Some(p) => p.positive_or(key, default),
             None => Ok(default),
         };
         let theta = inside("rope_theta", raw.positive_or(keys.theta, 10_000.0)?)?;
-        let share = inside("partial_rotary_factor", raw.positive_or(keys.share, keys.default_share)?)?;
+        let share = match keys.share {
+            // The others turn whole heads, whatever their config says: transformers does not look either.
+            None => 1.0,
+            Some((key, default)) => inside("partial_rotary_factor", raw.positive_or(key, default)?)?,
+        };
         let rotated = (head_dim as f64 * share) as i64;
         if share > 1.0 || rotated < 2 || rotated % 2 != 0 {
             return Err(raw.bad(
-                keys.share,
+                keys.share.map_or("head_dim", |(key, _)| key),
                 format!("a share that turns an even number of a head's {head_dim} channels"),
                 share,
             ));
         }
         let scaling = parameters.as_ref().map_or(Ok(Scaling::Default), |s| Scaling::read(raw, s))?;
-        Ok(Rope { rotated, theta, scaling })
+        let rope = Rope { rotated, theta, scaling };
+        if rope.frequencies().iter().any(|f| !f.is_normal()) {
+            return Err(raw.bad(keys.theta, "a base and factor that leave the frequencies finite", theta));
+        }
+        Ok(rope)
     }
 
     /// The angle a position adds, for each pair of channels: [rotated / 2], float32.
@@ -112,15 +123,14 @@ fn turn_all(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
 pub struct Keys {
     /// The base of the frequencies.
     pub theta: &'static str,
-    /// The part of a head that turns.
-    pub share: &'static str,
-    /// That part where the config does not say.
-    pub default_share: f64,
+    /// The part of a head that turns, and that part where the config does not say; none where the
+    /// whole head turns.
+    pub share: Option<(&'static str, f64)>,
 }
 
 impl Default for Keys {
     fn default() -> Self {
-        Keys { theta: "rope_theta", share: "partial_rotary_factor", default_share: 1.0 }
+        Keys { theta: "rope_theta", share: None }
     }
 }
 

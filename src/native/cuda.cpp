@@ -28,6 +28,16 @@ RETORT_API int retort_cuda_memory(int device, int64_t *out) {
   })
 }
 
+// The compute capability, as 10 * major + minor.
+RETORT_API int retort_cuda_capability(int device, int64_t *out) {
+  RETORT_GUARD({
+    int major = 0, minor = 0;
+    C10_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    C10_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+    *out = 10 * major + minor;
+  })
+}
+
 RETORT_API int retort_cuda_reset_peak(int device) {
   RETORT_GUARD({ allocator::resetPeakStats(static_cast<c10::DeviceIndex>(device)); })
 }
@@ -50,6 +60,7 @@ struct Graph {
 RETORT_API int retort_cuda_graph_begin(int device, Graph **out) {
   RETORT_GUARD({
     auto g = std::make_unique<Graph>();
+    c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
     c10::cuda::device_synchronize();
     auto stream = c10::cuda::getStreamFromPool(/*isHighPriority=*/false, static_cast<c10::DeviceIndex>(device));
     g->capturing = std::make_unique<c10::cuda::CUDAStreamGuard>(stream);

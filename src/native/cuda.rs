@@ -7,6 +7,7 @@
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -19,6 +20,7 @@ static HALF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libretort_cuda.so
 struct Entries {
     error: unsafe extern "C" fn() -> *const c_char,
     memory: unsafe extern "C" fn(c_int, *mut i64) -> c_int,
+    capability: unsafe extern "C" fn(c_int, *mut i64) -> c_int,
     reset_peak: unsafe extern "C" fn(c_int) -> c_int,
     empty_cache: unsafe extern "C" fn() -> c_int,
     synchronize: unsafe extern "C" fn(c_int) -> c_int,
@@ -52,6 +54,7 @@ fn load_once() -> Result<Entries, String> {
         Ok(Entries {
             error: entry(handle, c"retort_cuda_error")?,
             memory: entry(handle, c"retort_cuda_memory")?,
+            capability: entry(handle, c"retort_cuda_capability")?,
             reset_peak: entry(handle, c"retort_cuda_reset_peak")?,
             empty_cache: entry(handle, c"retort_cuda_empty_cache")?,
             synchronize: entry(handle, c"retort_cuda_synchronize")?,
@@ -167,6 +170,20 @@ pub fn memory(device: usize) -> Result<Memory> {
     Ok(Memory { allocated, allocated_peak, reserved, reserved_peak, free, total })
 }
 
+/// The compute capability of a GPU, as 10 * major + minor: 80 is an A100.
+pub fn capability(device: usize) -> Result<i64> {
+    let e = entries()?;
+    let mut out = 0;
+    // SAFETY: room for one number.
+    check(e, unsafe { (e.capability)(device as c_int, &mut out) })?;
+    Ok(out)
+}
+
+/// Whether the machine has a driver for NVIDIA GPUs.
+pub fn has_driver() -> bool {
+    open("libcuda.so.1", libc::RTLD_LAZY).is_ok()
+}
+
 /// Starts the peaks of [`memory`] anew.
 pub fn reset_peak(device: usize) -> Result<()> {
     let e = entries()?;
@@ -207,7 +224,8 @@ impl Graph {
         // SAFETY: the pointer is set where the call succeeds.
         check(e, unsafe { (e.graph_begin)(device as c_int, &mut raw) })?;
         let graph = Graph { raw };
-        let done = work();
+        let done = catch_unwind(AssertUnwindSafe(work))
+            .unwrap_or_else(|_| Err(Error::bug("a captured step panicked")));
         // The capture has to end also where the work failed, or the device stays unusable.
         // SAFETY: a graph that is being captured.
         let ended = check(e, unsafe { (e.graph_end)(graph.raw) });

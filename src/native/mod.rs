@@ -5,7 +5,9 @@
 
 pub mod cuda;
 
+use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -64,10 +66,19 @@ unsafe extern "C" {
     fn retort_torch_address() -> *const c_void;
 }
 
+thread_local! {
+    /// The error of a recomputed block, which C++ can only hand on as text.
+    static BLOCK_ERROR: RefCell<Option<Error>> = const { RefCell::new(None) };
+}
+
 /// Turns the shim's answer into a result.
 fn check(code: c_int) -> Result<()> {
+    let of_block = BLOCK_ERROR.with(RefCell::take);
     if code == 0 {
         return Ok(());
+    }
+    if let Some(e) = of_block {
+        return Err(e);
     }
     // SAFETY: the shim keeps a NUL-terminated string for this thread.
     let text = unsafe { CStr::from_ptr(retort_error()) }.to_string_lossy().into_owned();
@@ -88,12 +99,12 @@ fn same_number(a: usize, b: usize) -> Result<()> {
     if a == b { Ok(()) } else { Err(Error::bug("lists of tensors differ in length").expected(a).found(b)) }
 }
 
-/// A tensor over memory that `owner` keeps alive: nothing is copied, and the owner is released when
-/// the last tensor over it is gone. The caller must not write to the tensor if the memory is
-/// read-only; `kind` elements of `shape` must fit into `bytes`, aligned for their kind.
-pub fn tensor_over<T: Send + Sync + 'static>(
+/// A tensor over a part of the memory that `owner` keeps alive: nothing is copied, and the owner is
+/// released when the last tensor over it is gone. `kind` elements of `shape` must fill the part, aligned
+/// for their kind. Where the memory is a mapped file, nothing may write to the tensor.
+pub fn tensor_over<T: AsRef<[u8]> + Send + Sync + 'static>(
     owner: Arc<T>,
-    bytes: &[u8],
+    part: Range<usize>,
     shape: &[i64],
     kind: Kind,
 ) -> Result<Tensor> {
@@ -101,6 +112,8 @@ pub fn tensor_over<T: Send + Sync + 'static>(
         // SAFETY: `into_raw` of the same type below.
         drop(unsafe { Arc::from_raw(owner.cast_const().cast::<T>()) });
     }
+    let bytes =
+        owner.as_ref().as_ref().get(part).ok_or_else(|| Error::bug("a tensor ends behind its memory"))?;
     let size = kind.elt_size_in_bytes();
     let need = shape.iter().try_fold(size as i64, |n, &d| if d < 0 { None } else { n.checked_mul(d) });
     if need != Some(bytes.len() as i64) || bytes.as_ptr().align_offset(size) != 0 {
@@ -108,38 +121,31 @@ pub fn tensor_over<T: Send + Sync + 'static>(
             .expected(format!("{shape:?} of {kind:?}"))
             .found(bytes.len()));
     }
+    let (data, number) = (bytes.as_ptr().cast(), kind_number(kind)?);
     let mut out = std::ptr::null_mut();
     let raw = Arc::into_raw(owner).cast_mut().cast::<c_void>();
     // SAFETY: size and alignment are checked; the owner lives until libtorch releases it.
-    let code = unsafe {
-        retort_from_memory(
-            bytes.as_ptr().cast(),
-            shape.as_ptr(),
-            shape.len(),
-            kind_number(kind),
-            raw,
-            release::<T>,
-            &mut out,
-        )
-    };
-    check(code)?;
+    check(unsafe {
+        retort_from_memory(data, shape.as_ptr(), shape.len(), number, raw, release::<T>, &mut out)
+    })?;
     Ok(taken(out))
 }
 
 /// libtorch's number for an element type.
-fn kind_number(kind: Kind) -> c_int {
-    match kind {
+fn kind_number(kind: Kind) -> Result<c_int> {
+    Ok(match kind {
         Kind::Uint8 => 0,
         Kind::Int8 => 1,
         Kind::Int16 => 2,
         Kind::Int => 3,
         Kind::Int64 => 4,
         Kind::Half => 5,
+        Kind::Float => 6,
         Kind::Double => 7,
         Kind::Bool => 11,
         Kind::BFloat16 => 15,
-        _ => 6,
-    }
+        other => return Err(Error::bug("an element type without a number").found(format!("{other:?}"))),
+    })
 }
 
 /// The numbers of one AdamW update.
@@ -263,6 +269,7 @@ pub fn recompute(x: &Tensor, block: impl Fn(&Tensor) -> Result<Tensor> + Send + 
                 let text = CString::new(e.to_string()).unwrap_or_default();
                 // SAFETY: a NUL-terminated string, copied by the shim.
                 unsafe { retort_keep_error(text.as_ptr()) };
+                BLOCK_ERROR.with(|kept| kept.replace(Some(e)));
                 std::ptr::null_mut()
             }
         }

@@ -42,9 +42,21 @@ RETORT_API int retort_adamw(Tensor **params, Tensor **grads, Tensor **m, Tensor 
   RETORT_GUARD({
     at::NoGradGuard no_grad;
     auto p = list(params, n);
+    auto g = list(grads, n);
+    auto first = list(m, n);
+    auto second = list(v, n);
     auto s = list(steps, n);
+    // The fused kernel walks memory and checks nothing.
+    for (size_t i = 0; i < n; i++) {
+      g[i] = g[i].contiguous();
+      for (const auto &t : {g[i], first[i], second[i]}) {
+        TORCH_CHECK(t.sizes() == p[i].sizes(), "AdamW: tensor ", i, " has shape ", t.sizes(), ", its parameter ", p[i].sizes());
+        TORCH_CHECK(t.scalar_type() == p[i].scalar_type(), "AdamW: tensor ", i, " is of another type than its parameter");
+        TORCH_CHECK(t.is_contiguous() && p[i].is_contiguous(), "AdamW: tensor ", i, " is not contiguous");
+      }
+    }
     at::_foreach_add_(s, 1);
-    at::_fused_adamw_(p, list(grads, n), list(m, n), list(v, n), {}, s, lr, beta1, beta2, weight_decay, eps,
+    at::_fused_adamw_(p, g, first, second, {}, s, lr, beta1, beta2, weight_decay, eps,
                       /*amsgrad=*/false, /*maximize=*/false);
   })
 }
@@ -141,8 +153,8 @@ struct Recompute : public Node {
 
 RETORT_API int retort_recompute(Tensor *x, void *context, Tensor *(*run)(void *, Tensor *),
                                 void (*release)(void *), Tensor **out) {
-  auto closure = std::make_shared<Closure>(context, run, release);
   RETORT_GUARD({
+    auto closure = std::make_shared<Closure>(context, run, release);
     Tensor y;
     {
       at::NoGradGuard no_grad;

@@ -9,19 +9,25 @@ fn close(a: &Tensor, b: &Tensor, tolerance: f64) {
 
 #[test]
 fn memory_is_lent_and_given_back() {
-    let owner = Arc::new(vec![1f32, 2., 3., 4., 5., 6.]);
-    // SAFETY: plain floats read as bytes.
-    let bytes = unsafe { std::slice::from_raw_parts(owner.as_ptr().cast::<u8>(), 24) };
-    let t = tensor_over(owner.clone(), bytes, &[2, 3], Kind::Float).unwrap();
-    assert_eq!(t.data_ptr().cast_const().cast::<u8>(), bytes.as_ptr(), "nothing is copied");
+    struct Floats(Vec<f32>);
+    impl AsRef<[u8]> for Floats {
+        fn as_ref(&self) -> &[u8] {
+            // SAFETY: plain floats read as bytes.
+            unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast::<u8>(), self.0.len() * 4) }
+        }
+    }
+    let owner = Arc::new(Floats(vec![1f32, 2., 3., 4., 5., 6.]));
+    let t = tensor_over(owner.clone(), 0..24, &[2, 3], Kind::Float).unwrap();
+    assert_eq!(t.data_ptr().cast_const().cast::<f32>(), owner.0.as_ptr(), "nothing is copied");
     let view = t.narrow(1, 1, 2);
     drop(t);
     assert_eq!(Arc::strong_count(&owner), 2, "a view keeps the memory");
     assert_eq!(view.sum(Kind::Float).double_value(&[]), 2. + 3. + 5. + 6.);
     drop(view);
     assert_eq!(Arc::strong_count(&owner), 1);
-    assert!(tensor_over(owner.clone(), bytes, &[7], Kind::Float).is_err());
-    assert!(tensor_over(owner.clone(), &bytes[1..5], &[1], Kind::Float).is_err(), "misaligned");
+    assert!(tensor_over(owner.clone(), 0..24, &[7], Kind::Float).is_err());
+    assert!(tensor_over(owner.clone(), 0..28, &[7], Kind::Float).is_err(), "behind the end");
+    assert!(tensor_over(owner.clone(), 1..5, &[1], Kind::Float).is_err(), "misaligned");
 }
 
 /// Three steps against the update written out in float64.
@@ -51,6 +57,24 @@ fn adamw_is_adamw() {
     }
     close(&params[0], &Tensor::from_slice(&x), 1e-6);
     assert_eq!(steps[0].double_value(&[]), 3.0);
+}
+
+/// The kernel itself would read behind the end, or apply a transposed gradient in memory's order.
+#[test]
+fn adamw_refuses_what_does_not_fit_and_straightens_gradients() {
+    let s = AdamW { lr: 0.1, betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.0 };
+    let zeros = || Tensor::zeros([2, 3], (Kind::Float, Device::Cpu));
+    let run = |grad: Tensor, first: Tensor| {
+        let params = [zeros()];
+        let (grads, first, second, steps) = ([grad], [first], [zeros()], [Tensor::from(0f32)]);
+        let t =
+            AdamWTensors { params: &params, grads: &grads, first: &first, second: &second, steps: &steps };
+        adamw(t, s).map(|()| params[0].copy())
+    };
+    assert!(run(Tensor::zeros([2], (Kind::Float, Device::Cpu)), zeros()).is_err());
+    assert!(run(zeros(), zeros().to_kind(Kind::Double)).is_err());
+    let grad = Tensor::from_slice(&[1f32, -1., 0., 0., -1., 1.]).view([3, 2]).transpose(0, 1);
+    close(&run(grad.shallow_clone(), zeros()).unwrap(), &(-0.1 * grad.sign()), 1e-6);
 }
 
 #[test]
@@ -119,6 +143,7 @@ fn a_failing_block_is_an_error_that_says_why() {
     let x = Tensor::from_slice(&[1f32]);
     let e = recompute(&x, |_| Err(Error::numeric("lost it"))).unwrap_err();
     assert!(e.to_string().contains("lost it"), "{e}");
+    assert_eq!(e.cause(), crate::error::Cause::Numeric, "the cause comes through C++");
     let e = recompute(&x, |x| Ok(x.f_view([7])?)).unwrap_err();
     assert!(e.to_string().contains("shape"), "{e}");
 }

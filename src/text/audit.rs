@@ -71,6 +71,7 @@ impl Audit {
             Ok(ids) => audit.eos = ids,
             Err(e) => audit.add(Level::Error, "eos", e.to_string().replace('\n', ";")),
         }
+        audit.eos_outside(folder)?;
         audit.special_tokens(&config, tokenizer);
         audit.rebuilt(tokenizer);
         audit.findings.sort_by_key(|f| std::cmp::Reverse(f.level));
@@ -106,6 +107,21 @@ impl Audit {
                 format!("the vocabulary is padded: {rows} rows for {size} tokens; the rest is cut off");
             self.add(Level::Note, "padded", text);
         }
+    }
+
+    /// Ids that end a reply and that the model has no row for: they are passed over.
+    fn eos_outside(&mut self, folder: &Path) -> Result<()> {
+        let Some(rows) = self.model_vocab else { return Ok(()) };
+        for name in ["generation_config.json", "config.json"] {
+            let file = object(folder, name)?.unwrap_or_default();
+            let said = file.get("eos_token_id").map(id_list).unwrap_or_default();
+            if let Some(id) = said.iter().find(|&&id| id >= rows as u64) {
+                let text =
+                    format!("{name} ends replies with {id}, which the model has no row for: passed over");
+                self.add(Level::Warning, "eos-outside", text);
+            }
+        }
+        Ok(())
     }
 
     fn special_tokens(&mut self, config: &serde_json::Map<String, Value>, tokenizer: &Tokenizer) {
@@ -166,7 +182,8 @@ fn id_list(value: &Value) -> Vec<u64> {
 }
 
 /// The ids that end a reply: generation_config.json's, else config.json's, else the tokenizer's; empty
-/// where none of them names one. An id that is no row of the model is an error.
+/// where none of them names one. A number that is no row of the model is passed over, as a configuration
+/// that was made smaller often keeps its family's default there.
 pub fn eos_ids(folder: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     let config = object(folder, "config.json")?.unwrap_or_default();
     let rows = config.get("vocab_size").and_then(Value::as_u64);
@@ -181,16 +198,18 @@ pub fn eos_ids(folder: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
         };
         let mut ids = Vec::new();
         for id in said {
-            let id = id.as_u64().filter(|id| *id < bound).ok_or_else(|| {
+            let whole = id.as_i64().ok_or_else(|| {
                 Error::data("not a token id")
                     .file(folder.join(name))
                     .field("eos_token_id")
-                    .expected(format!("an integer from 0 to {}", bound.saturating_sub(1)))
+                    .expected("a whole number, or a list of them")
                     .found(&id)
             })?;
-            ids.push(id as u32);
+            ids.extend(u64::try_from(whole).ok().filter(|&id| id < bound).map(|id| id as u32));
         }
-        return Ok(ids);
+        if !ids.is_empty() {
+            return Ok(ids);
+        }
     }
     Ok(tokenizer.eos().filter(|id| u64::from(*id) < bound).into_iter().collect())
 }

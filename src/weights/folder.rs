@@ -2,6 +2,7 @@
 //! needs found and checked before one is made.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -11,6 +12,7 @@ use super::finite;
 use super::names::{Naming, Spec};
 use super::safetensors::{MappedFile, Stored};
 use crate::error::{Error, Result};
+use crate::signal;
 use crate::store::read_file;
 
 /// The longest index file that is read.
@@ -31,7 +33,7 @@ pub struct Plan<'a> {
 }
 
 /// One planned tensor.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Planned<'a> {
     /// Its name as transformers writes it, and its shape.
     pub spec: &'a Spec,
@@ -39,6 +41,8 @@ pub struct Planned<'a> {
     pub kind: Kind,
     /// Its bytes in the mapped file.
     pub bytes: &'a [u8],
+    /// Where they are in it.
+    pub range: Range<usize>,
     /// The file.
     pub file: &'a MappedFile,
 }
@@ -61,11 +65,6 @@ impl WeightFiles {
     /// The files.
     pub fn files(&self) -> &[MappedFile] {
         &self.files
-    }
-
-    /// Whether a tensor of this name (as transformers writes it) is there.
-    pub fn has(&self, naming: &Naming, name: &str) -> bool {
-        self.stored().any(|(_, _, t)| naming.canonical(&t.name).as_deref() == Some(name))
     }
 
     fn stored(&self) -> impl Iterator<Item = (usize, usize, &Stored)> {
@@ -141,7 +140,7 @@ impl<'a> Plan<'a> {
         let stored = &file.tensors()[t];
         // `plan` refused every tensor that is of no float type.
         let kind = stored.kind.clone().unwrap_or(Kind::Float);
-        Planned { spec, kind, bytes: file.bytes(stored), file }
+        Planned { spec, kind, bytes: file.bytes(stored), range: stored.range(), file }
     }
 
     /// How many numbers the model holds, a tied head once.
@@ -164,6 +163,7 @@ impl<'a> Plan<'a> {
     /// Looks at every number: an error for the first that is not finite.
     pub fn check_finite(&self) -> Result<()> {
         for t in self.tensors() {
+            signal::check()?;
             if let Some(n) = finite::first_bad(t.bytes, t.kind) {
                 return Err(Error::data("a weight is not finite")
                     .file(t.file.path())

@@ -40,13 +40,15 @@ impl Params {
         for t in plan.tensors() {
             let size = t.kind.elt_size_in_bytes();
             let mapped = if t.bytes.as_ptr().align_offset(size) == 0 {
-                native::tensor_over(t.file.owner(), t.bytes, &t.spec.shape, t.kind)?
+                native::tensor_over(t.file.owner(), t.range.clone(), &t.spec.shape, t.kind)?
             } else {
                 Tensor::f_from_data_size(t.bytes, &t.spec.shape, t.kind)?
             };
             let made = match residence {
                 Residence::Mapped => narrow(&mapped, t.kind, kind).and_then(|t| Ok(t.f_to_device(device)?)),
-                Residence::Trained => Ok(mapped.f_to_device(device)?.f_to_kind(Kind::Float)?),
+                Residence::Trained => {
+                    narrow(&mapped, t.kind, Kind::Float).and_then(|t| Ok(t.f_to_device(device)?))
+                }
             };
             tensors.push((
                 t.spec.name.clone(),
@@ -149,14 +151,22 @@ impl Params {
     }
 }
 
-/// Converts to the compute type; a number that float16 cannot hold is an error, not an infinity.
+/// Converts to the compute type; a number that it cannot hold is an error, not an infinity.
 fn narrow(t: &Tensor, from: Kind, to: Kind) -> Result<Tensor> {
     if from == to {
         return Ok(t.shallow_clone());
     }
     let out = t.f_to_kind(to)?;
-    if to == Kind::Half && out.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
-        return Err(Error::data("a weight is too large for float16").advice("use --dtype bf16 or f32"));
+    // Every step down can overflow: float64 anywhere, and float32 also into bfloat16, whose largest number
+    // is a little smaller.
+    let wider = matches!(
+        (from, to),
+        (Kind::Half, _) | (Kind::BFloat16, Kind::Float | Kind::Double) | (_, Kind::Double)
+    );
+    if !wider && out.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+        return Err(
+            Error::data(format!("a weight is too large for {to:?}")).advice("use --dtype bf16 or f32")
+        );
     }
     Ok(out)
 }
@@ -210,6 +220,9 @@ mod tests {
     #[test]
     fn too_large_for_half_is_an_error() {
         assert!(narrow(&Tensor::from_slice(&[1e6f32]), Kind::Float, Kind::Half).is_err());
+        assert!(narrow(&Tensor::from_slice(&[f32::MAX]), Kind::Float, Kind::BFloat16).is_err());
+        assert!(narrow(&Tensor::from_slice(&[1e300f64]), Kind::Double, Kind::Float).is_err());
+        assert!(narrow(&Tensor::from_slice(&[1e30f64]), Kind::Double, Kind::Float).is_ok());
     }
 
     #[test]

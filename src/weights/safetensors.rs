@@ -37,6 +37,13 @@ pub struct Stored {
     range: Range<usize>,
 }
 
+impl Stored {
+    /// Where its bytes are in the file.
+    pub fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+}
+
 impl MappedFile {
     /// Maps a file and checks its header: sizes, offsets, overlaps, names that occur twice.
     pub fn open(path: &Path) -> Result<Self> {

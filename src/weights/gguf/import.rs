@@ -9,6 +9,7 @@ use super::metadata::Hyper;
 use super::model;
 use super::tokenizer::{Tokenizer, pretty};
 use crate::error::Result;
+use crate::signal;
 use crate::store::{Staged, refuse_occupied};
 use crate::weights::save::{Dtype, Entry, write_safetensors};
 
@@ -54,7 +55,11 @@ pub fn import(gguf: &Path, out: &Path, dtype: Dtype, made_by: &str) -> Result<Im
     folder.write_bytes("README.md", readme.as_bytes())?;
     tokenizer.write(folder)?;
     let entries: Vec<Entry> = planned.iter().map(|p| p.entry.clone()).collect();
-    write_safetensors(folder, &entries, dtype, &mut |i, w| planned[i].write(&gguf, dtype, w)).map_err(at)?;
+    write_safetensors(folder, &entries, dtype, &mut |i, w| {
+        signal::check()?;
+        planned[i].write(&gguf, dtype, w)
+    })
+    .map_err(at)?;
     let imported = Imported {
         model_type: config["model_type"].as_str().unwrap_or_default().to_string(),
         tensors: planned.len(),
