@@ -23,7 +23,7 @@ impl Table {
     /// An empty table with everything that a reader needs to judge it.
     pub fn new(args: &Args, model: &str, peer: Option<&str>) -> Self {
         let cores = args.threads.last().copied().unwrap_or(1);
-        let given: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+        let given: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").map(quoted).collect();
         let real =
             if std::env::var_os("RETORT_BENCH_MODEL").is_some() { "RETORT_BENCH_MODEL=... " } else { "" };
         let python = if peer.is_some() { "RETORT_PEER_PYTHON=... " } else { "" };
@@ -73,6 +73,11 @@ impl Table {
         println!("|---|---:|---:|---:|---:|");
         self.rows.iter().for_each(|row| println!("{row}"));
     }
+}
+
+/// As a shell wants it.
+fn quoted(word: String) -> String {
+    if word.contains(' ') { format!("\"{word}\"") } else { word }
 }
 
 fn median(x: &[f64]) -> f64 {
