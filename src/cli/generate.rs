@@ -1,5 +1,7 @@
 //! `retort generate`: replies to prompts.
 
+use std::path::PathBuf;
+
 use serde_json::json;
 
 use super::args::{Common, Generate};
@@ -9,6 +11,7 @@ use super::progress::Progress;
 use crate::data::{Row, Schema};
 use crate::decode::{Finish, Limits, Reply, greedy};
 use crate::error::{Error, Result};
+use crate::model::score::check_finite;
 use crate::signal;
 use crate::text::TemplateChoice;
 
@@ -23,26 +26,31 @@ pub(super) fn run(args: &Generate, common: &Common) -> Result<()> {
     }
     let loaded = Loaded::open(&args.model, common)?;
     let choice = if args.raw { TemplateChoice::Plain } else { args.rows.template.clone() };
-    let (texts, prompts) = prompts(&loaded, args, &choice)?;
+    let prompts = prompts(&loaded, args, &choice)?;
+    prompts.check_lengths(loaded.model.shape().context as usize)?;
     let limits = Limits {
         max_new_tokens: args.max_new_tokens as usize,
         eos: loaded.eos.clone(),
         vocabulary: loaded.tokenizer.vocab_size(),
     };
     let mut out = Out::to(args.rows.output.as_deref())?;
-    let mut progress = Progress::new("replies", prompts.len(), common.quiet);
+    let mut progress = Progress::new("replies", prompts.ids.len(), common.quiet);
     let json = common.json || args.rows.output.is_some();
-    for (texts, prompts) in texts.chunks(args.batch.into()).zip(prompts.chunks(args.batch.into())) {
+    let mut answered = 0;
+    for batch in prompts.ids.chunks(args.batch.into()) {
         signal::check()?;
-        let batch: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-        for (text, reply) in texts.iter().zip(greedy(&loaded.model, &batch, &limits)?) {
+        let batch: Vec<&[u32]> = batch.iter().map(Vec::as_slice).collect();
+        for reply in greedy(&loaded.model, &batch, &limits)? {
+            check_finite(&reply.logprobs, 0).map_err(|e| prompts.place(e, answered))?;
+            let text = &prompts.texts[answered];
+            answered += 1;
             let response = response(&loaded, &reply)?;
             if json {
                 out.json(&json!({
                     "prompt": text, "response": response, "ids": reply.ids,
                     "logprobs": reply.logprobs, "finish": reply.finish.name(),
                 }))?;
-            } else if texts.len() == 1 && args.prompt.len() == 1 {
+            } else if args.prompt.len() == 1 {
                 out.text(&format!("{response}\n"))?;
             } else {
                 out.text(&format!("> {}\n{response}\n\n", text.replace('\n', "\n> ")))?;
@@ -64,11 +72,40 @@ fn response(loaded: &Loaded, reply: &Reply) -> Result<String> {
 }
 
 /// The prompts as they were given, and as tokens.
-fn prompts(
-    loaded: &Loaded,
-    args: &Generate,
-    choice: &TemplateChoice,
-) -> Result<(Vec<String>, Vec<Vec<u32>>)> {
+struct Prompts {
+    texts: Vec<String>,
+    ids: Vec<Vec<u32>>,
+    /// The file of rows and the line of each, where they came from one.
+    rows: Option<(PathBuf, Vec<usize>)>,
+}
+
+impl Prompts {
+    /// An error with the place of the prompt that it is about.
+    fn place(&self, e: Error, prompt: usize) -> Error {
+        match &self.rows {
+            Some((file, lines)) => e.or_file(file).line(lines[prompt]),
+            None => e,
+        }
+    }
+
+    /// Refuses what no reply can follow, before the first reply is out.
+    fn check_lengths(&self, context: usize) -> Result<()> {
+        for (n, ids) in self.ids.iter().enumerate() {
+            let refuse = |what: &str| {
+                let expected = format!("1 to {} tokens (the model's context is {context})", context - 1);
+                Err(self.place(Error::data(what).expected(expected).found(ids.len()), n))
+            };
+            match ids.len() {
+                0 => return refuse("a prompt has no tokens"),
+                length if length >= context => return refuse("a prompt leaves no room for a reply"),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn prompts(loaded: &Loaded, args: &Generate, choice: &TemplateChoice) -> Result<Prompts> {
     if args.prompt.is_empty() {
         let tokens = read_rows(loaded, &args.rows, choice, true)?;
         let encoder = loaded.encoder(choice, Schema::Prompt)?;
@@ -82,7 +119,8 @@ fn prompts(
                 row => encoder.prompt_text(row),
             })
             .collect();
-        return Ok((texts?, tokens.encoded.into_iter().map(|e| e.ids).collect()));
+        let ids = tokens.encoded.into_iter().map(|e| e.ids).collect();
+        return Ok(Prompts { texts: texts?, ids, rows: Some((tokens.file, tokens.lines)) });
     }
     let encoder = loaded.encoder(choice, Schema::Prompt)?;
     let ids: Result<Vec<Vec<u32>>> = args
@@ -94,5 +132,5 @@ fn prompts(
             Ok(ids)
         })
         .collect();
-    Ok((args.prompt.clone(), ids?))
+    Ok(Prompts { texts: args.prompt.clone(), ids: ids?, rows: None })
 }

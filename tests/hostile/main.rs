@@ -34,6 +34,8 @@ enum Run {
     Score,
     /// `generate --model FOLDER --greedy --prompt Hi --json`
     Generate,
+    /// `generate --model FOLDER --greedy --input FOLDER/rows.jsonl --json`
+    Reply,
     /// `import FOLDER/model.gguf --out FOLDER/out`
     Import,
 }
@@ -138,6 +140,9 @@ fn run(run: Run, folder: &Path) -> Answer {
                 "--max-new-tokens",
                 "4",
             ]
+        }
+        Run::Reply => {
+            vec!["generate", "--model", &model, "--greedy", "--input", &rows, "--max-new-tokens", "2"]
         }
         Run::Import => vec!["import", &gguf, "--out", &out],
     };

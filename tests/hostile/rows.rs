@@ -137,6 +137,11 @@ fn the_ids() -> Vec<Case> {
     ]
 }
 
+/// Forty good prompts and this row.
+fn prompts(last: &str) -> String {
+    "{\"ids\": [1, 2]}\n".repeat(40) + last
+}
+
 fn the_lengths() -> Vec<Case> {
     const LONGER: &str = "longer than the model's context";
     vec![
@@ -158,6 +163,25 @@ fn the_lengths() -> Vec<Case> {
         case("10 million ids", LONGER, |f| {
             f.write(FILE, format!("{{\"ids\": [{}0]}}\n", "0,".repeat(10_000_000)))
         }),
+        // Behind the first batch, and none of its replies is out.
+        Case {
+            run: Run::Reply,
+            ..rows(
+                "a prompt of no tokens",
+                41,
+                "a prompt has no tokens",
+                prompts("{\"ids\": [1], \"prompt_len\": 0}"),
+            )
+        },
+        Case {
+            run: Run::Reply,
+            ..rows(
+                "a prompt of the context's length",
+                41,
+                "leaves no room",
+                prompts(&format!("{{\"ids\": [{}1]}}", "1,".repeat(511))),
+            )
+        },
         Case::new("rows: a prompt as long as the context", Run::Generate, "leaves no room", |f| {
             f.set("max_position_embeddings", 2.into());
         }),

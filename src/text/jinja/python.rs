@@ -108,7 +108,10 @@ fn write_json(value: &Value, layout: &Layout, level: usize, out: &mut String) ->
             "nan" => "NaN",
             "inf" => "Infinity",
             "-inf" => "-Infinity",
-            text => return Some(out.push_str(text)),
+            text => {
+                out.push_str(text);
+                return Some(());
+            }
         }),
         ValueKind::String => json_str(value.as_str()?, layout.ascii, out),
         ValueKind::Seq | ValueKind::Iterable => {
