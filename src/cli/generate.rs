@@ -83,7 +83,7 @@ impl Prompts {
     /// An error with the place of the prompt that it is about.
     fn place(&self, e: Error, prompt: usize) -> Error {
         match &self.rows {
-            Some((file, lines)) => e.or_file(file).line(lines[prompt]),
+            Some((file, lines)) => e.at_row(file, lines[prompt]),
             None => e,
         }
     }
@@ -128,7 +128,7 @@ fn prompts(loaded: &Loaded, args: &Generate, choice: &TemplateChoice) -> Result<
         .iter()
         .map(|prompt| {
             let ids = encoder.prompt(&Row::Prompt { prompt: prompt.clone(), responses: Vec::new() })?;
-            loaded.check_ids(&ids)?;
+            loaded.check_ids(&ids).map_err(|e| e.or_file(&loaded.folder))?;
             Ok(ids)
         })
         .collect();

@@ -49,7 +49,6 @@ impl Loaded {
         match ids.iter().find(|&&id| i64::from(id) >= rows) {
             None => Ok(()),
             Some(id) => Err(Error::data("the tokenizer has a token that the model has no row for")
-                .file(&self.folder)
                 .expected(format!("an id below {rows}"))
                 .found(id)
                 .advice("the tokenizer is of another model")),
@@ -81,7 +80,7 @@ pub(super) fn read_rows(
     let encoder = loaded.encoder(choice, read.schema)?;
     let mut encoded = Vec::with_capacity(read.rows.len());
     for (row, &line) in read.rows.iter().zip(&read.lines) {
-        let at = |e: Error| e.or_file(file).line(line);
+        let at = |e: Error| e.at_row(file, line);
         let tokens = if prompts_only {
             encoder.prompt(row).map(|ids| Encoded { prompt_len: ids.len(), ids })
         } else {

@@ -30,7 +30,7 @@ pub(super) fn run(args: &Score, common: &Common) -> Result<()> {
         })?;
         for (i, (ids, scores)) in ids.iter().zip(scores).enumerate() {
             let line = tokens.lines[n * WINDOW + i];
-            check_finite(&scores, 1).map_err(|e| e.file(&tokens.file).line(line))?;
+            check_finite(&scores, 1).map_err(|e| e.at_row(&tokens.file, line))?;
             if json {
                 let first = if ids.is_empty() { None } else { Some(None) };
                 let all: Vec<Option<f32>> = first.into_iter().chain(scores.into_iter().map(Some)).collect();

@@ -15,6 +15,8 @@ const PIECE: usize = 256;
 const LONGEST_UNCUT: usize = 8 << 10;
 /// Brackets within each other.
 const DEEPEST: usize = 60;
+/// The tokens of a tag: a chain of operators is copied at each of them.
+const LONGEST_TAG: usize = 16_384;
 
 /// The rewritten template, or what is wrong with it.
 ///
@@ -126,6 +128,9 @@ fn tokens<'t>(text: &'t str, start: usize, close: &str) -> Result<(Vec<&'t str>,
             _ => operator_length(rest).ok_or_else(|| format!("a character that is no Jinja: {first:?}"))?,
         };
         let token = &rest[..length];
+        if tokens.len() == LONGEST_TAG {
+            return Err(format!("a tag of more than {LONGEST_TAG} words and signs"));
+        }
         match token {
             "(" | "[" | "{" => open += 1,
             ")" | "]" | "}" => open = open.saturating_sub(1),
