@@ -117,6 +117,16 @@ impl Error {
         if self.0.file.is_some() { self } else { self.file(path) }
     }
 
+    /// The row it came up in. Where it is about another file (a tokenizer that fails on this row), the
+    /// row is named beside that file.
+    pub fn at_row(self, file: impl AsRef<Path>, line: usize) -> Self {
+        match (&self.0.file, &self.0.field) {
+            (None, _) => self.file(file).line(line),
+            (Some(_), None) => self.field(format!("{}:{line}", file.as_ref().display())),
+            _ => self,
+        }
+    }
+
     /// The line it is at, counted from 1.
     pub fn line(mut self, line: usize) -> Self {
         self.0.line = Some(line);
@@ -229,6 +239,13 @@ mod tests {
         let text = e.to_string();
         assert_eq!(text.lines().count(), 1, "{text}");
         assert!(!text.contains('\u{1b}') && text.len() < 400, "{text}");
+    }
+
+    #[test]
+    fn a_row_is_not_a_line_of_another_file() {
+        let rows = |e: Error| e.at_row("rows.jsonl", 3).to_string();
+        assert_eq!(rows(Error::data("no").field("text")), "no: rows.jsonl:3: text");
+        assert_eq!(rows(Error::data("no").file("tokenizer.json")), "no: tokenizer.json: rows.jsonl:3");
     }
 
     #[test]

@@ -360,9 +360,7 @@ mod tests {
         std::fs::write(&path, "12345").unwrap();
         assert_eq!(read_file(&path, 5).unwrap().unwrap(), b"12345");
         assert!(read_file(&path, 4).unwrap_err().to_string().contains("too large"));
-        for other in ["/dev/zero", "/"] {
-            assert_eq!(read_file(Path::new(other), 9).unwrap_err().cause().exit_code(), 3);
-        }
+        assert!(read_file(Path::new("/dev/zero"), 9).unwrap_err().to_string().contains("not a file"));
     }
 
     #[test]

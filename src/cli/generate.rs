@@ -1,5 +1,7 @@
 //! `retort generate`: replies to prompts.
 
+use std::path::PathBuf;
+
 use serde_json::json;
 
 use super::args::{Common, Generate};
@@ -9,6 +11,7 @@ use super::progress::Progress;
 use crate::data::{Row, Schema};
 use crate::decode::{Finish, Limits, Reply, greedy};
 use crate::error::{Error, Result};
+use crate::model::score::check_finite;
 use crate::signal;
 use crate::text::TemplateChoice;
 
@@ -23,26 +26,30 @@ pub(super) fn run(args: &Generate, common: &Common) -> Result<()> {
     }
     let loaded = Loaded::open(&args.model, common)?;
     let choice = if args.raw { TemplateChoice::Plain } else { args.rows.template.clone() };
-    let (texts, prompts) = prompts(&loaded, args, &choice)?;
+    let prompts = prompts(&loaded, args, &choice)?;
     let limits = Limits {
         max_new_tokens: args.max_new_tokens,
         eos: loaded.eos.clone(),
         vocabulary: loaded.tokenizer.vocab_size(),
     };
     let mut out = Out::to(args.rows.output.as_deref())?;
-    let mut progress = Progress::new("replies", prompts.len(), common.quiet);
+    let mut progress = Progress::new("replies", prompts.ids.len(), common.quiet);
     let json = common.json || args.rows.output.is_some();
-    for (texts, prompts) in texts.chunks(args.batch).zip(prompts.chunks(args.batch)) {
+    let mut answered = 0;
+    for batch in prompts.ids.chunks(args.batch) {
         signal::check()?;
-        let batch: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-        for (text, reply) in texts.iter().zip(greedy(&loaded.model, &batch, &limits)?) {
+        let batch: Vec<&[u32]> = batch.iter().map(Vec::as_slice).collect();
+        for reply in greedy(&loaded.model, &batch, &limits)? {
+            check_finite(&reply.logprobs, 0).map_err(|e| prompts.place(e, answered))?;
+            let text = &prompts.texts[answered];
+            answered += 1;
             let response = response(&loaded, &reply)?;
             if json {
                 out.json(&json!({
                     "prompt": text, "response": response, "ids": reply.ids,
                     "logprobs": reply.logprobs, "finish": reply.finish.name(),
                 }))?;
-            } else if texts.len() == 1 && args.prompt.len() == 1 {
+            } else if args.prompt.len() == 1 {
                 out.text(&format!("{response}\n"))?;
             } else {
                 out.text(&format!("> {}\n{response}\n\n", text.replace('\n', "\n> ")))?;
@@ -64,11 +71,24 @@ fn response(loaded: &Loaded, reply: &Reply) -> Result<String> {
 }
 
 /// The prompts as they were given, and as tokens.
-fn prompts(
-    loaded: &Loaded,
-    args: &Generate,
-    choice: &TemplateChoice,
-) -> Result<(Vec<String>, Vec<Vec<u32>>)> {
+struct Prompts {
+    texts: Vec<String>,
+    ids: Vec<Vec<u32>>,
+    /// The file of rows and the line of each, where they came from one.
+    rows: Option<(PathBuf, Vec<usize>)>,
+}
+
+impl Prompts {
+    /// An error with the place of the prompt that it is about.
+    fn place(&self, e: Error, prompt: usize) -> Error {
+        match &self.rows {
+            Some((file, lines)) => e.at_row(file, lines[prompt]),
+            None => e,
+        }
+    }
+}
+
+fn prompts(loaded: &Loaded, args: &Generate, choice: &TemplateChoice) -> Result<Prompts> {
     if args.prompt.is_empty() {
         let tokens = read_rows(loaded, &args.rows, choice, Use::Prompts)?;
         let encoder = loaded.encoder(choice, Schema::Prompt)?;
@@ -82,7 +102,8 @@ fn prompts(
                 row => encoder.prompt_text(row),
             })
             .collect();
-        return Ok((texts?, tokens.encoded.into_iter().map(|e| e.ids).collect()));
+        let ids = tokens.encoded.into_iter().map(|e| e.ids).collect();
+        return Ok(Prompts { texts: texts?, ids, rows: Some((tokens.file, tokens.lines)) });
     }
     let encoder = loaded.encoder(choice, Schema::Prompt)?;
     let ids: Result<Vec<Vec<u32>>> = args
@@ -94,5 +115,5 @@ fn prompts(
             Ok(ids)
         })
         .collect();
-    Ok((args.prompt.clone(), ids?))
+    Ok(Prompts { texts: args.prompt.clone(), ids: ids?, rows: None })
 }

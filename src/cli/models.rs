@@ -53,20 +53,20 @@ impl Loaded {
                 .found(id)
                 .advice("is the tokenizer of another model?"));
         }
-        // A reply needs a token before it and room behind.
-        let (least, most) = match purpose {
-            Use::Rows => (0, context),
-            Use::Prompts => (1, context - 1),
-        };
-        if (least..=most).contains(&(ids.len() as i64)) {
-            return Ok(());
+        let expected =
+            |least: i64, most: i64| format!("{least} to {most} tokens (the model's context is {context})");
+        match (purpose, ids.len() as i64) {
+            (Use::Rows, n) if n > context => Err(Error::data("a row is longer than the model's context")
+                .expected(expected(0, context))
+                .found(n)),
+            (Use::Prompts, 0) => {
+                Err(Error::data("a prompt has no tokens").expected(expected(1, context - 1)).found(0))
+            }
+            (Use::Prompts, n) if n >= context => Err(Error::data("a prompt leaves no room for a reply")
+                .expected(expected(1, context - 1))
+                .found(n)),
+            _ => Ok(()),
         }
-        let what = if ids.is_empty() {
-            "a prompt has no tokens"
-        } else {
-            "a row is longer than the model's context"
-        };
-        Err(Error::data(what).expected(format!("{least} to {most} tokens")).found(ids.len()))
     }
 }
 
@@ -81,7 +81,9 @@ pub(super) enum Use {
 
 /// Rows as tokens, with the row each came from.
 pub(super) struct Tokens {
+    pub file: PathBuf,
     pub rows: Vec<Row>,
+    pub lines: Vec<usize>,
     pub encoded: Vec<Encoded>,
 }
 
@@ -112,7 +114,7 @@ pub(super) fn read_rows(
     if let Some((n, path)) = &read.rejected {
         tracing::warn!("{n} bad rows are in {}", path.display());
     }
-    Ok(Tokens { rows: read.rows, encoded })
+    Ok(Tokens { file: file.to_path_buf(), rows: read.rows, lines: read.lines, encoded })
 }
 
 fn rejects_of(input: &Path, output: Option<&Path>) -> PathBuf {

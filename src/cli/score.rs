@@ -7,7 +7,7 @@ use super::models::{Loaded, Use, read_rows};
 use super::output::{Out, table};
 use super::progress::Progress;
 use crate::error::Result;
-use crate::model::score::log_probabilities;
+use crate::model::score::{check_finite, log_probabilities};
 use crate::signal;
 
 /// Rows that are brought together before they are sorted by length and cut into batches.
@@ -28,6 +28,8 @@ pub(super) fn run(args: &Score, common: &Common) -> Result<()> {
             signal::check()
         })?;
         for (i, (ids, scores)) in ids.iter().zip(scores).enumerate() {
+            let line = tokens.lines[n * WINDOW + i];
+            check_finite(&scores, 1).map_err(|e| e.at_row(&tokens.file, line))?;
             if json {
                 let first = if ids.is_empty() { None } else { Some(None) };
                 let all: Vec<Option<f32>> = first.into_iter().chain(scores.into_iter().map(Some)).collect();

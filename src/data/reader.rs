@@ -131,9 +131,7 @@ impl<R: BufRead> Reader<R> {
                     self.read += 1;
                     return Ok(Some((self.line, row, made)));
                 }
-                Err(e) if e.cause() == Cause::Data => {
-                    self.reject(&bytes, e.or_file(&self.file).line(self.line))?
-                }
+                Err(e) if e.cause() == Cause::Data => self.reject(&bytes, e.at_row(&self.file, self.line))?,
                 Err(e) => return Err(e),
             }
         }

@@ -53,10 +53,8 @@ pub fn greedy(model: &CausalLm, prompts: &[&[u32]], limits: &Limits) -> Result<V
         let logprob = logits.f_gather(1, &chosen, false)?.f_sub(&logits.f_logsumexp([1i64], true)?)?;
         let ids: Vec<i64> = Vec::try_from(chosen.f_view([-1])?)?;
         let logprobs: Vec<f32> = Vec::try_from(logprob.f_view([-1])?)?;
-        for (n, ((row, id), logprob)) in rows.iter_mut().zip(ids).zip(logprobs).enumerate() {
-            if row.take(id as u32, logprob, &limits.eos) && !logprob.is_finite() {
-                return Err(overflow(n, logprob));
-            }
+        for ((row, id), logprob) in rows.iter_mut().zip(ids).zip(logprobs) {
+            row.take(id as u32, logprob, &limits.eos);
         }
         if rows.iter().all(|r| r.finish.is_some()) || cache.length() == cache.capacity() {
             break;
@@ -64,14 +62,6 @@ pub fn greedy(model: &CausalLm, prompts: &[&[u32]], limits: &Limits) -> Result<V
         hidden = model.advance(&chosen, &mut cache)?;
     }
     Ok(rows.into_iter().map(Row::reply).collect())
-}
-
-/// Weights that are finite can still overflow on the way: that must not pass for a reply.
-fn overflow(row: usize, logprob: f32) -> Error {
-    Error::numeric("a log-probability is not finite")
-        .field(format!("row {}", row + 1))
-        .found(logprob)
-        .advice("the model's numbers overflow: try --dtype f32, or check its weights and config.json")
 }
 
 /// A reply that is growing.
@@ -83,13 +73,13 @@ struct Row {
 }
 
 impl Row {
-    /// A row that has ended goes on in the batch; what it chooses there is dropped. Whether it was taken.
-    fn take(&mut self, id: u32, logprob: f32, eos: &[u32]) -> bool {
+    /// A row that has ended goes on in the batch; what it chooses there is dropped.
+    fn take(&mut self, id: u32, logprob: f32, eos: &[u32]) {
         if self.ids.len() == self.room && self.finish.is_none() {
             self.finish = Some(Finish::Length);
         }
         if self.finish.is_some() {
-            return false;
+            return;
         }
         self.ids.push(id);
         self.logprobs.push(logprob);
@@ -98,7 +88,6 @@ impl Row {
         } else if self.ids.len() == self.room {
             self.finish = Some(Finish::Length);
         }
-        true
     }
 
     fn reply(self) -> Reply {

@@ -31,7 +31,7 @@ pub fn log_probabilities(
         if width > 1 {
             let part: Vec<&[u32]> = batch.iter().map(|&i| rows[i]).collect();
             for (&i, score) in batch.iter().zip(score_batch(model, &part, width)?) {
-                scores[i] = finite(score, i)?;
+                scores[i] = score;
             }
         }
         done(batch.len())?;
@@ -39,13 +39,14 @@ pub fn log_probabilities(
     Ok(scores)
 }
 
-/// Weights that are finite can still overflow on the way: that must not pass for an answer.
-fn finite(score: Vec<f32>, row: usize) -> Result<Vec<f32>> {
-    match score.iter().position(|x| !x.is_finite()) {
-        None => Ok(score),
+/// Refuses log-probabilities that are not finite: weights that are can still overflow on the way, and
+/// that must not pass for an answer. `first` is the place of the first of them in its row.
+pub fn check_finite(scores: &[f32], first: usize) -> Result<()> {
+    match scores.iter().position(|x| !x.is_finite()) {
+        None => Ok(()),
         Some(at) => Err(Error::numeric("a log-probability is not finite")
-            .field(format!("row {}, token {}", row + 1, at + 2))
-            .found(score[at])
+            .field(format!("token {}", first + at + 1))
+            .found(scores[at])
             .advice("the model's numbers overflow: try --dtype f32, or check its weights and config.json")),
     }
 }

@@ -21,8 +21,9 @@ use super::json::parse;
 use crate::error::{Error, Result};
 use crate::store::read_file;
 
-/// The longest text encoded in one call, in bytes: the tokenizers crate holds forty times as much.
-const LONGEST_TEXT: usize = 16 << 20;
+/// The longest text encoded in one call, in bytes: the tokenizers crate holds three hundred times as
+/// much where the tokens are short.
+const LONGEST_TEXT: usize = 4 << 20;
 
 /// A tokenizer, ready to use.
 ///

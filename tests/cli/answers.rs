@@ -84,25 +84,27 @@ fn rows_are_alone() {
 fn generate(model: &str, more: &[&str]) -> Vec<Value> {
     let model = fixture(&format!("score/{model}"));
     let arguments = ["generate", "--model", text(&model), "--greedy", "--dtype", "f32", "--json"];
-    documents(&good(&[&arguments, &["--max-new-tokens", "12"], more].concat()))
+    documents(&good(&[&arguments[..], &["--max-new-tokens", "12"], more].concat()))
 }
 
-/// The log-probabilities of replies are those that `score` gives the same tokens, and the first token
-/// is the most probable one: no other scores more.
+/// The log-probabilities of replies are those that `score` gives the same tokens, whatever the prompt.
 #[test]
 fn generate_then_score_agree() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("rows.jsonl");
     for model in MODELS {
         let (rows, _, _) = tables(model).remove(1);
-        let prompts = documents(&std::fs::read_to_string(&rows).unwrap());
-        let replies = generate(model, &["--input", text(&rows)]);
+        let mut prompts = documents(&std::fs::read_to_string(&rows).unwrap());
+        // A prompt of no tokens has no reply.
+        prompts.retain(|row| row["prompt_len"] != 0);
+        std::fs::write(&file, prompts.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+        let replies = generate(model, &["--input", text(&file)]);
         assert_eq!(prompts.len(), replies.len());
         let mut lines = String::new();
         let mut starts = Vec::new();
         for (prompt, reply) in prompts.iter().zip(&replies) {
             let mut ids = prompt["ids"].as_array().unwrap().clone();
-            ids.truncate(prompt["prompt_len"].as_u64().filter(|n| *n > 0).map_or(ids.len(), |n| n as usize));
+            ids.truncate(prompt["prompt_len"].as_u64().map_or(ids.len(), |n| n as usize));
             starts.push(ids.len());
             ids.extend(reply["ids"].as_array().unwrap().clone());
             lines += &format!("{}\n", json!({"ids": ids}));

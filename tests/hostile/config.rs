@@ -80,7 +80,7 @@ fn sizes() -> Vec<Case> {
         all.push(field("num_hidden_layers", value));
     }
     for key in ["num_attention_heads", "vocab_size", "intermediate_size", "max_position_embeddings"] {
-        all.extend([json!(-512), json!(1u64 << 40)].map(|value| field(key, value)));
+        all.extend([json!(1u64 << 40)].map(|value| field(key, value)));
     }
     for value in [json!(0), json!(2)] {
         all.push(field("num_key_value_heads", value));

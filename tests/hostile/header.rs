@@ -97,7 +97,6 @@ fn its_length() -> Vec<Case> {
     };
     vec![
         length("0", "not valid", 0),
-        length("1 GiB", "header length", 1 << 30),
         length("2^64-1", "header length", u64::MAX),
         length("2^64-8", "header length", u64::MAX - 7),
         length("the whole file", "header length", 78_000),
@@ -110,19 +109,16 @@ fn its_json() -> Vec<Case> {
         text("a list", "an object of tensors", |_| "[]".into()),
         text("an empty object", "shorter or longer", |_| "{}".into()),
         text("nested a million deep", "not valid", |_| format!("{{\"a\":{}", "[".repeat(1_000_000))),
-        text("an object a million deep", "not valid", |_| "{\"a\":".repeat(1_000_000)),
         text("not UTF-8 by escape", "not valid", |h| h.replacen(NORM, "\\ud800", 1)),
         text("a name that occurs twice", "occurs twice", |h| h.replacen("lm_head.weight", NORM, 1)),
         text("metadata that occurs twice", "occurs twice", |h| {
             h.replacen('{', "{\"__metadata__\":{},\"__metadata__\":{},", 1)
         }),
-        text("metadata that is a number", "not valid", |h| h.replacen('{', "{\"__metadata__\":5,", 1)),
         text("a name with a NUL", "a NUL", |h| h.replacen(NORM, "model.norm\\u0000.weight", 1)),
         extra("a name that leads out", "no place for", "../../x"),
         extra("a name with an escape sequence", "u{1b}[2J", "\u{1b}[2J\n\u{202e}"),
         extra("a name of a million letters", "xxx...", &"x".repeat(1_000_000)),
         text("an empty name", "missing", |h| h.replacen(NORM, "", 1)),
-        header("a tensor that is a number", "not valid", |h| h[NORM] = json!(3)),
         header("a tensor without a shape", "not valid", |h| {
             h[NORM].as_object_mut().unwrap().remove("shape");
         }),
@@ -144,8 +140,6 @@ fn the_offsets() -> Vec<Case> {
         offsets("an end beyond the file", GAP, |_, _| [0, 1 << 40]),
         offsets("offsets near 2^64", GAP, |_, _| [u64::MAX - 80, u64::MAX]),
         header("an offset below zero", "not valid", |h| h[NORM]["data_offsets"] = json!([-80, 0])),
-        header("an offset that is a fraction", "not valid", |h| h[NORM]["data_offsets"] = json!([0.5, 80])),
-        header("three offsets", "not valid", |h| h[NORM]["data_offsets"] = json!([0, 80, 160])),
     ]
 }
 
@@ -158,11 +152,8 @@ fn the_shapes() -> Vec<Case> {
         shape("too small for its bytes", DIFFER, json!([19])),
         shape("too large for its bytes", DIFFER, json!([21])),
         shape("of zero", DIFFER, json!([0])),
-        shape("of no dimension", DIFFER, json!([])),
         shape("whose product overflows", "64-bit", json!([1u64 << 32, 1u64 << 32, 4])),
         shape("of 2^64", "not valid", json!([1.8446744073709552e19])),
-        shape("below zero", "not valid", json!([-20])),
-        shape("that is a text", "not valid", json!("20")),
         shape("of a thousand ones", "wrong shape", Value::from([vec![20], vec![1; 1000]].concat())),
     ]
 }

@@ -25,6 +25,9 @@ use support::{Answer, MOST_MEMORY, command, finish};
 /// The longest that a hostile file may keep the program busy.
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// What is worth a line in the log of the tests.
+const SLOW: Duration = Duration::from_secs(4);
+
 /// What is run on a folder.
 #[derive(Debug, Clone, Copy)]
 enum Run {
@@ -34,6 +37,8 @@ enum Run {
     Score,
     /// `generate --model FOLDER --greedy --prompt Hi --json`
     Generate,
+    /// `generate --model FOLDER --greedy --input FOLDER/rows.jsonl --json`
+    Reply,
     /// `import FOLDER/model.gguf --out FOLDER/out`
     Import,
 }
@@ -74,6 +79,9 @@ impl Case {
         (self.change)(&folder);
         let answer = run(self.run, folder.path());
         let mut faults = Vec::new();
+        if answer.time > SLOW {
+            println!("slow: {} {}", self.name, shown(&answer));
+        }
         if answer.code != self.code {
             faults.push(format!("exit code {}, not {}", answer.code, self.code));
         }
@@ -138,6 +146,9 @@ fn run(run: Run, folder: &Path) -> Answer {
                 "--max-new-tokens",
                 "4",
             ]
+        }
+        Run::Reply => {
+            vec!["generate", "--model", &model, "--greedy", "--input", &rows, "--max-new-tokens", "2"]
         }
         Run::Import => vec!["import", &gguf, "--out", &out],
     };

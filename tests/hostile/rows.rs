@@ -22,8 +22,7 @@ fn the_file() -> Vec<Case> {
     vec![
         rows("an empty file", 0, "no row", ""),
         rows("blank lines alone", 0, "no row", "\n \n\t\n\r\n"),
-        rows("a mark of byte order alone", 0, "no row", b"\xef\xbb\xbf"),
-        rows("UTF-16", 1, "", b"\xff\xfe{\0\"\0t\0"),
+        rows("UTF-16", 1, "offset 0", b"\xff\xfe{\0\"\0t\0"),
         case("no file", "no such file", |f| f.remove(FILE)).code(2),
         case("a folder", "a folder where", |f| {
             f.remove(FILE);
@@ -33,21 +32,18 @@ fn the_file() -> Vec<Case> {
         case("a device that never ends", "a line is too long", |f| f.link(FILE, "/dev/zero")),
         rows("one JSON list instead of lines", 1, "not a row", "[{\"text\": \"a\"}]\n"),
         rows("one indented JSON document", 1, "not valid JSON", "{\n  \"text\": \"a\"\n}\n"),
-        rows("a table of commas", 1, "not valid JSON", "prompt,response\na,b\n"),
     ]
 }
 
 fn the_lines() -> Vec<Case> {
     vec![
         rows("bad JSON in line 3", 3, "not valid JSON", "{\"text\": \"a\"}\n\n{\"text\": \"b\"\n"),
-        rows("not UTF-8 in line 2", 2, "", b"{\"text\": \"a\"}\n{\"text\": \"\xc3\x28\"}\n"),
+        rows("not UTF-8 in line 2", 2, "offset 10", b"{\"text\": \"a\"}\n{\"text\": \"\xc3\x28\"}\n"),
         rows("half a surrogate pair", 1, "not valid JSON", "{\"text\": \"\\ud83d\"}\n"),
-        rows("a raw control character", 1, "not valid JSON", "{\"text\": \"a\u{1}b\"}\n"),
         rows("a literal NaN", 1, "not valid JSON", "{\"text\": NaN}\n"),
         rows("a key that occurs twice", 1, "not valid JSON", "{\"text\": \"a\", \"text\": \"b\"}\n"),
         rows("two documents in a line", 1, "not valid JSON", "{\"text\": \"a\"} {\"text\": \"b\"}\n"),
         rows("nested a million deep", 1, "nested too deep", format!("{{\"text\": {}", "[".repeat(1_000_000))),
-        rows("a row that is a number", 1, "not a row", "7\n"),
         rows("a row that is null", 2, "not a row", "{\"text\": \"a\"}\nnull\n"),
         rows(
             "20 million values",
@@ -63,7 +59,6 @@ fn the_schemas() -> Vec<Case> {
     vec![
         rows("mixed schemas", 2, "prompt: expected {text}", "{\"text\": \"a\"}\n{\"prompt\": \"b\"}\n"),
         rows("unknown keys only", 1, "expected one of ids", "{\"question\": \"a\"}\n"),
-        rows("no keys", 1, "expected one of ids", "{}\n"),
         rows("an ambiguous row", 1, "text: expected the keys", "{\"prompt\": \"a\", \"text\": \"b\"}\n"),
         rows(
             "two words for an answer",
@@ -72,7 +67,6 @@ fn the_schemas() -> Vec<Case> {
             "{\"instruction\": \"a\", \"output\": \"b\", \"response\": \"c\"}\n",
         ),
         rows("a text that is a number", 1, "text: expected a string", "{\"text\": 5}\n"),
-        rows("a text that is null", 1, "text: expected a string", "{\"text\": null}\n"),
         rows("no answer", 1, "output: expected a string", "{\"instruction\": \"a\"}\n"),
         rows(
             "another word for an answer",
@@ -116,14 +110,10 @@ fn the_ids() -> Vec<Case> {
         ids("an id below zero", "ids[1]: expected a token id, found -1", "{\"ids\": [1, -1]}"),
         ids("an id that is a fraction", "ids[0]: expected a token id, found 1.5", "{\"ids\": [1.5]}"),
         ids("an id of 2^32", "ids[0]", "{\"ids\": [4294967296]}"),
-        ids("an id of 10^30", "ids[0]", "{\"ids\": [1000000000000000000000000000000]}"),
-        ids("an id that is a text", "ids[0]", "{\"ids\": [\"1\"]}"),
-        ids("an id beyond the vocabulary", "", "{\"ids\": [1, 352]}"),
-        ids("the largest id", "", "{\"ids\": [4294967295]}"),
+        ids("an id beyond the vocabulary", "ids[1]: expected an id below", "{\"ids\": [1, 352]}"),
+        ids("the largest id", "found 4294967295", "{\"ids\": [4294967295]}"),
         ids("no id", "ids: expected at least one", "{\"ids\": []}"),
-        ids("ids that are a text", "ids: expected a list", "{\"ids\": \"1 2\"}"),
         ids("a prompt longer than the row", "prompt_len", "{\"ids\": [1], \"prompt_len\": 2}"),
-        ids("a prompt below zero", "prompt_len", "{\"ids\": [1], \"prompt_len\": -1}"),
         rows("a text with a token that the model has no row for", 1, "no row for", "{\"text\": \"so <39>\"}")
             .with(|f| {
                 f.edit("tokenizer.json", |t| {
@@ -135,6 +125,11 @@ fn the_ids() -> Vec<Case> {
                 });
             }),
     ]
+}
+
+/// Forty good prompts and this row.
+fn prompts(last: &str) -> String {
+    "{\"ids\": [1, 2]}\n".repeat(40) + last
 }
 
 fn the_lengths() -> Vec<Case> {
@@ -158,6 +153,25 @@ fn the_lengths() -> Vec<Case> {
         case("10 million ids", LONGER, |f| {
             f.write(FILE, format!("{{\"ids\": [{}0]}}\n", "0,".repeat(10_000_000)))
         }),
+        // Behind the first batch, and none of its replies is out.
+        Case {
+            run: Run::Reply,
+            ..rows(
+                "a prompt of no tokens",
+                41,
+                "a prompt has no tokens",
+                prompts("{\"ids\": [1], \"prompt_len\": 0}"),
+            )
+        },
+        Case {
+            run: Run::Reply,
+            ..rows(
+                "a prompt of the context's length",
+                41,
+                "leaves no room",
+                prompts(&format!("{{\"ids\": [{}1]}}", "1,".repeat(511))),
+            )
+        },
         Case::new("rows: a prompt as long as the context", Run::Generate, "leaves no room", |f| {
             f.set("max_position_embeddings", 2.into());
         }),

@@ -29,9 +29,7 @@ pub fn cases() -> Vec<Case> {
 fn the_index() -> Vec<Case> {
     vec![
         text("an empty index", "not an index", ""),
-        text("an index that is a list", "not an index", "[]"),
         text("an index without a map", "not an index", "{}"),
-        text("a map that is a list", "not an index", "{\"weight_map\": []}"),
         text("an empty map", "names no shard", "{\"weight_map\": {}}"),
         text("two maps", "not an index", "{\"weight_map\": {}, \"weight_map\": {}}"),
         text("an index nested a million deep", "not an index", b"{\"a\":".repeat(1_000_000)),
@@ -50,12 +48,9 @@ fn the_names() -> Vec<Case> {
         put("a shard above the folder", PLAIN, NORM, json!("../model.safetensors")),
         put("a shard by its absolute path", PLAIN, NORM, json!("/etc/passwd.safetensors")),
         put("a shard in a folder below", PLAIN, NORM, json!("a/b.safetensors")),
-        put("a shard by a path of Windows", PLAIN, NORM, json!("..\\x.safetensors")),
-        put("a shard of no name", PLAIN, NORM, json!("")),
         put("a shard named ..", PLAIN, NORM, json!("..")),
         put("a shard with a NUL in its name", PLAIN, NORM, json!("a\u{0}.safetensors")),
         put("a shard that is no safetensors", PLAIN, NORM, json!("pytorch_model.bin")),
-        put("a shard that is a number", "not an index", NORM, json!(2)),
         put("a shard that is not there", "a weight file is missing", NORM, json!("model-9.safetensors")),
         put("a tensor that the shard lacks", "lacks a tensor", NORM, json!(SECOND)),
         put("a tensor that nobody has", "lacks a tensor", "model.x", json!(SECOND)),
@@ -66,7 +61,6 @@ fn the_shards() -> Vec<Case> {
     vec![
         case("a shard that was not fetched", "a weight file is missing", |f| f.remove(SECOND)),
         case("a shard cut short", "shorter or longer", |f| f.cut(SECOND, 9000)),
-        case("an empty shard", "too short", |f| f.write(SECOND, "")),
         case("a shard that is a link to nothing", "a weight file is missing", |f| f.link(SECOND, "nowhere")),
         case("a shard that is a pipe", "not a file", |f| f.pipe(SECOND)),
         case("a shard that is another one", "lacks a tensor", |f| {
@@ -88,8 +82,7 @@ fn other_kinds() -> Vec<Case> {
         })
     };
     vec![
-        instead("a pickle", "pickled weights", "pytorch_model.bin"),
-        instead("a pickle's hint", "save_pretrained() writes safetensors", "pytorch_model-00001-of-2.bin"),
+        instead("a pickle", "save_pretrained() writes safetensors", "pytorch_model.bin"),
         instead("an older pickle", "a pickle can run code", "consolidated.00.pth"),
         instead("a GGUF file", "retort import FILE.gguf", "model-q4.gguf"),
         instead("no weights at all", "no weights in the model folder", "weights.msgpack"),

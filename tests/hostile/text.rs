@@ -36,7 +36,6 @@ fn files() -> Vec<Case> {
         case("a pipe for a tokenizer", "not a file", |f| f.pipe(FILE)),
         case("a device for a tokenizer", "not a file", |f| f.link(FILE, "/dev/zero")),
         text("an empty tokenizer", "not valid JSON", vec![]),
-        text("a tokenizer that is a list", "expected an object", b"[]".into()),
         text("a tokenizer of nothing", "model", b"{}".into()),
         text("a tokenizer nested a million deep", "nested too deep", b"[".repeat(1_000_000)),
         text("a tokenizer that is not UTF-8", "offset 2", b"{\"\xff\": 1}".into()),
@@ -51,12 +50,10 @@ fn files() -> Vec<Case> {
 
 fn vocabularies() -> Vec<Case> {
     vec![
-        set("a model that is a number", "expected an object", "/model", json!(3)),
         set("a model of no type that is known", "BPE, WordPiece", "/model/type", json!("Oracle")),
         set("a vocabulary that is a list", "model.vocab", "/model/vocab", json!([])),
         set("an id below zero", "-1 for the token", "/model/vocab/!", json!(-1)),
         set("an id of two billion", "2000000000 for the token", "/model/vocab/!", json!(2_000_000_000)),
-        set("an id that is a fraction", "2.5 for the token", "/model/vocab/!", json!(2.5)),
         set("an id that is there twice", "every id once", "/model/vocab/!", json!(5)),
         set(
             "merges of unknown tokens",
@@ -65,11 +62,8 @@ fn vocabularies() -> Vec<Case> {
             json!(["qqq zzz"]),
         ),
         set("merges that are no pairs", "pairs of tokens", "/model/merges", json!(["a b c"])),
-        set("merges that are numbers", "pairs of tokens", "/model/merges", json!([1, 2])),
         set("a token of a megabyte", "tokens of at most", "/model/vocab", json!({"x".repeat(1 << 20): 0})),
-        set("an added token of no content", "added_tokens[0]", "/added_tokens/0/content", json!("")),
         set("an added token far away", "added_tokens[1]", "/added_tokens/1/id", json!(4_000_000_000u64)),
-        set("added tokens that are a map", "added_tokens", "/added_tokens", json!({})),
         set(
             "an unknown token that is not there",
             "Missing [UNK]",
@@ -86,14 +80,6 @@ fn vocabularies() -> Vec<Case> {
                 "type": "Unigram", "unk_id": 7, "vocab": [["a", 0.0]],
             }),
         ),
-        set(
-            "a Unigram of texts",
-            "[token, score] pairs",
-            "/model",
-            json!({
-                "type": "Unigram", "unk_id": 0, "vocab": ["a"],
-            }),
-        ),
     ]
 }
 
@@ -101,20 +87,12 @@ fn parts() -> Vec<Case> {
     let normalizer = |name: &str, says: &str, value: Value| set(name, says, "/normalizer", value);
     let replace = |content: usize| json!({"type": "Replace", "pattern": {"String": "e"}, "content": "e".repeat(content)});
     vec![
-        normalizer("a normalizer that is a text", "an object or null", json!("NFC")),
         normalizer("a normalizer that nobody knows", "not a tokenizer", json!({"type": "Shred"})),
         normalizer(
             "a bomb of replacements",
             "thousands of times",
             json!({
                 "type": "Sequence", "normalizers": [replace(500), replace(500), replace(500), replace(500)],
-            }),
-        ),
-        normalizer(
-            "a broken character map",
-            "not a tokenizer",
-            json!({
-                "type": "Precompiled", "precompiled_charsmap": "AAAA",
             }),
         ),
         normalizer(
@@ -161,9 +139,6 @@ fn beside() -> Vec<Case> {
         config("added tokens of no number", "added_tokens_decoder", |c| {
             c["added_tokens_decoder"] = json!({"x": {"content": "y"}});
         }),
-        config("added tokens that are a list", "added_tokens_decoder", |c| {
-            c["added_tokens_decoder"] = json!([]);
-        }),
         case("a template that is not UTF-8", "not UTF-8", |f| f.write("chat_template.jinja", b"\xff")),
         case("a template of 2 MiB", "too large", |f| f.write("chat_template.jinja", vec![b' '; 2 << 20])),
     ]
@@ -190,12 +165,9 @@ fn ends() -> Vec<Case> {
     };
     vec![
         end("a generation_config.json of garbage", "not valid JSON", "garbage"),
-        end("an empty generation_config.json", "not valid JSON", ""),
         end("a generation_config.json that is a list", "expected an object", "[]"),
         end("an end beyond the vocabulary", "an integer from 0 to 351", "{\"eos_token_id\": 352}"),
-        end("an end below zero", "an integer from 0 to 351", "{\"eos_token_id\": -1}"),
         end("an end that is a text", "eos_token_id", "{\"eos_token_id\": \"</s>\"}"),
-        end("an end in a list of lists", "eos_token_id", "{\"eos_token_id\": [[2]]}"),
         end("an end that is said twice", "occurs twice", "{\"eos_token_id\": 2, \"eos_token_id\": 3}"),
         Case::new("text: a pipe for a generation_config.json", Run::Generate, "not a file", |f| f.pipe(FILE)),
     ]
@@ -213,16 +185,14 @@ fn templates() -> Vec<Case> {
     let deep = "{% if 1 %}".repeat(50_000);
     vec![
         jinja("an open tag", BROKEN, "{% for m in messages %}"),
-        jinja("an open expression", BROKEN, "{{ messages"),
-        jinja("an open string", BROKEN, "{{ 'a"),
-        jinja("a filter that nobody knows", "", "{{ messages | explode }}"),
+        jinja("a filter that nobody knows", "explode", "{{ messages | explode }}"),
         jinja("an include", REFUSES, "{% include '/etc/passwd' %}"),
         jinja("tags nested 50000 deep", BROKEN, &deep),
         jinja("brackets nested 100000 deep", BROKEN, &format!("{{{{ {}1 }}}}", "(".repeat(100_000))),
         jinja("lists nested 100000 deep", BROKEN, &format!("{{{{ {} }}}}", "[".repeat(100_000))),
         jinja(
             "a sum of 50000 numbers",
-            "chat_template",
+            "a tag of more than",
             &format!("{{{{ nope(1{}) }}}}", " + 1".repeat(50_000)),
         ),
         jinja("half a megabyte", "more than the", &"x".repeat(500_000)),
@@ -233,7 +203,6 @@ fn templates() -> Vec<Case> {
         ),
         jinja("a range of 10^18", REFUSES, "{% for a in range(10**18) %}x{% endfor %}"),
         jinja("a text times a billion", REFUSES, "{{ 'a' * 1000000000 }}"),
-        jinja("a list times a billion", REFUSES, "{{ [1] * 1000000000 }}"),
         jinja(
             "a text doubled fifty times",
             REFUSES,
@@ -273,7 +242,6 @@ fn legacy() -> Vec<Case> {
         gpt2("a vocab.json with an id twice", "every id once", |f| {
             f.write("vocab.json", "{\"a\": 0, \"b\": 0}")
         }),
-        gpt2("a vocab.json cut short", "not valid JSON", |f| f.cut("vocab.json", 1000)),
         gpt2("a merge of three", "merges.txt:2", |f| f.write("merges.txt", "#version: 0.2\na b c\n")),
         gpt2("merges that are not UTF-8", "not UTF-8", |f| f.write("merges.txt", b"\xff \xfe\n")),
         gpt2("merges of unknown tokens", "not a tokenizer", |f| f.write("merges.txt", "qqq zzz\n")),

@@ -56,6 +56,7 @@ pub fn finish(mut command: Command, limit: Duration) -> Answer {
         })
     };
     let started = Instant::now();
+    #[expect(clippy::zombie_processes, reason = "`wait` reaps it, and reads what it used")]
     let child = command.spawn().unwrap();
     let (code, peak) = wait(child.id() as i32, started + limit);
     let read = |name: &str| String::from_utf8_lossy(&std::fs::read(place(name)).unwrap()).into_owned();

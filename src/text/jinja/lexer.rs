@@ -1,5 +1,8 @@
 //! The tokens of a Jinja tag, as [`super::rewrite`] reads them.
 
+/// The most words and signs of one tag.
+const LONGEST_TAG: usize = 16_384;
+
 /// The tokens up to the tag's end, and where that is (at its `-` or `+`, where it has one).
 pub(super) fn tokens<'t>(text: &'t str, start: usize, close: &str) -> Result<(Vec<&'t str>, usize), String> {
     let (mut tokens, mut at, mut open) = (Vec::new(), start, 0usize);
@@ -18,6 +21,9 @@ pub(super) fn tokens<'t>(text: &'t str, start: usize, close: &str) -> Result<(Ve
             _ => operator_length(rest).ok_or_else(|| format!("a character that is no Jinja: {first:?}"))?,
         };
         let token = &rest[..length];
+        if tokens.len() == LONGEST_TAG {
+            return Err(format!("a tag of more than {LONGEST_TAG} words and signs"));
+        }
         match token {
             "(" | "[" | "{" => open += 1,
             ")" | "]" | "}" => open = open.saturating_sub(1),
