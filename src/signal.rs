@@ -12,7 +12,7 @@ static SIGNAL: AtomicI32 = AtomicI32::new(0);
 pub fn install() {
     extern "C" fn on_signal(number: libc::c_int) {
         let first = SIGNAL.swap(number, Ordering::Relaxed) == 0;
-        const WORD: &[u8] = b"\nretort: stopping at the next safe place; once more ends it at once\n";
+        const WORD: &[u8] = b"retort: stopping at the next safe place; once more ends it at once\n";
         // SAFETY: a handler may write and may end the process.
         unsafe {
             if first {

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says so by panicking")]
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -24,7 +25,8 @@ fn gpu(test: &str) -> Option<MutexGuard<'static, ()>> {
         }
         other => {
             let why = other.err().unwrap_or_else(|| "no device".into());
-            println!("SKIPPED: {test} needs an NVIDIA GPU ({why})");
+            // Past the runner's capture, so that it is seen.
+            let _ = writeln!(std::io::stderr(), "SKIPPED: {test} needs an NVIDIA GPU ({why})");
             None
         }
     }

@@ -223,6 +223,11 @@ fn the_audit_finds_what_does_not_fit() {
     write("generation_config.json", json!({"eos_token_id": [1, 5]}));
     assert_eq!(eos_ids(dir.path(), &tokenizer).unwrap(), [1, 5]);
     write("generation_config.json", json!({"eos_token_id": [1, 400]}));
+    assert_eq!(eos_ids(dir.path(), &tokenizer).unwrap(), [1], "no row of the model: passed over");
+    assert!(codes().contains(&"eos-outside"));
+    write("generation_config.json", json!({"eos_token_id": 50_256}));
+    assert_eq!(eos_ids(dir.path(), &tokenizer).unwrap(), [7], "the next file's word");
+    write("generation_config.json", json!({"eos_token_id": "</s>"}));
     assert_eq!(eos_ids(dir.path(), &tokenizer).unwrap_err().cause(), Cause::Data);
     assert_eq!(codes()[0], "eos");
     write("generation_config.json", json!({}));

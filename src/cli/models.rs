@@ -53,18 +53,14 @@ impl Loaded {
                 .found(id)
                 .advice("is the tokenizer of another model?"));
         }
-        let expected =
-            |least: i64, most: i64| format!("{least} to {most} tokens (the model's context is {context})");
+        let bad = |what: &str, expected: String| Err(Error::data(what).expected(expected).found(ids.len()));
+        let reply = || format!("1 to {} tokens (the model's context is {context})", context - 1);
         match (purpose, ids.len() as i64) {
-            (Use::Rows, n) if n > context => Err(Error::data("a row is longer than the model's context")
-                .expected(expected(0, context))
-                .found(n)),
-            (Use::Prompts, 0) => {
-                Err(Error::data("a prompt has no tokens").expected(expected(1, context - 1)).found(0))
+            (Use::Rows, n) if n > context => {
+                bad("a row is longer than the model's context", format!("at most {context} tokens"))
             }
-            (Use::Prompts, n) if n >= context => Err(Error::data("a prompt leaves no room for a reply")
-                .expected(expected(1, context - 1))
-                .found(n)),
+            (Use::Prompts, 0) => bad("a prompt has no tokens", reply()),
+            (Use::Prompts, n) if n >= context => bad("a prompt leaves no room for a reply", reply()),
             _ => Ok(()),
         }
     }

@@ -17,7 +17,7 @@ pub(super) fn at_least_one(text: &str) -> Result<usize> {
     };
     let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     let value = digits.parse::<f64>().ok().filter(|_| plain).ok_or_else(bad)? * factor;
-    if value < 1.0 || value > MOST || value.fract() != 0.0 {
+    if !(1.0..=MOST).contains(&value) || value.fract() != 0.0 {
         return Err(bad());
     }
     Ok(value as usize)

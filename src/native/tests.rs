@@ -1,3 +1,5 @@
+//! The shim against sums written out, and against what must be refused.
+
 use tch::{Device, Kind, Tensor};
 
 use super::*;

@@ -1,5 +1,6 @@
 //! The real model: SmolLM2-135M-Instruct, imported from GGUF, read again, asked, scored.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,7 +29,9 @@ fn answer(arguments: &[&str]) -> Vec<Value> {
 #[test]
 fn the_real_model_answers() {
     let Some(gguf) = asset() else {
-        eprintln!("SKIPPED: the real model is not here ({FILE}): run `make assets`");
+        // Past the runner's capture, so that it is seen.
+        let _ =
+            writeln!(std::io::stderr(), "SKIPPED: the real model is not here ({FILE}): run `make assets`");
         return;
     };
     let dir = tempfile::tempdir().unwrap();
@@ -36,7 +39,7 @@ fn the_real_model_answers() {
     let done = answer(&["import", text(&gguf), "--out", text(&out), "--dtype", "bf16"]);
     assert_eq!((&done[0]["params"], &done[0]["tied"]), (&134_515_008.into(), &true.into()));
     let facts = answer(&["inspect", text(&out)]);
-    assert_eq!((&facts[0]["dtype"], &facts[0]["layers"]), (&"BFloat16".into(), &30.into()));
+    assert_eq!((&facts[0]["dtype"], &facts[0]["layers"]), (&"bfloat16".into(), &30.into()));
 
     let model = ["--model", text(&out), "--dtype", "f32"];
     let question = ["--greedy", "--prompt", "What is the capital of France?"];
