@@ -10,7 +10,7 @@ use super::json::{Limits, kind};
 use crate::error::{Error, Result};
 
 /// How large a tokenizer.json may be. The largest in use are near 40 MB with 1.5 million values.
-pub const LIMITS: Limits = Limits { bytes: 256 << 20, depth: 24, values: 20_000_000 };
+pub const LIMITS: Limits = Limits { bytes: 96 << 20, depth: 24, values: 4_000_000 };
 
 /// The longest text of any setting: a pattern, a prefix, a replacement.
 const LONGEST_SETTING: usize = 16 << 10;
@@ -23,7 +23,7 @@ const MOST_SETTINGS: usize = 50_000;
 /// How many times longer the replacing normalizers and decoders together may make a text.
 const MOST_GROWTH: f64 = 4096.0;
 /// Ids above this are not a vocabulary's.
-const HIGHEST_ID: u64 = 1 << 24;
+const HIGHEST_ID: u64 = 1 << 22;
 
 /// Checks a parsed tokenizer.json.
 pub fn check(json: &Value) -> Result<()> {

@@ -46,6 +46,13 @@ fn bad_rows_go_into_a_counted_file() {
     assert_eq!(rejects, "{\"text\": 5}\nnonsense\n");
     let quiet = retort(&[&arguments[..], &["--quiet"]].concat());
     assert_eq!((quiet.code, quiet.err.as_str()), (0, ""));
+    // A row that is sound in itself and that this model cannot take is a bad row too; a padding row of its
+    // vocabulary is none.
+    let long = format!("{{\"ids\": {:?}}}", vec![1; 513]);
+    std::fs::write(&rows, format!("{{\"ids\": [1, 350]}}\n{long}\n{{\"ids\": [1, 352]}}\n")).unwrap();
+    let answer = retort(&arguments);
+    assert_eq!((answer.code, documents(&answer.out).len()), (0, 1), "{}", answer.err);
+    assert!(answer.err.contains("2 bad rows"), "{}", answer.err);
 }
 
 /// The hub's cache: a reference, a snapshot of links, and blobs.

@@ -18,6 +18,8 @@ use crate::error::{Error, Result};
 
 /// The most elements of one metadata array: eight times the largest vocabulary there is.
 const MAX_ARRAY: u64 = 1 << 21;
+/// The most tensors, and the most metadata keys: each costs memory of its own, unlike an array's elements.
+const MAX_ENTRIES: usize = 1 << 16;
 /// The longest key or tensor name, in bytes (the format's own limit for keys).
 const MAX_NAME: u64 = 65_535;
 /// Names are shown and written; ggml's own limit is 64 bytes.
@@ -114,6 +116,14 @@ fn parse(bytes: &[u8]) -> Result<Parsed> {
     let version = header(&mut r)?;
     let n_tensors = r.count("number of tensors", 32)?;
     let n_values = r.count("number of metadata keys", 13)?;
+    for (what, n) in [("number of tensors", n_tensors), ("number of metadata keys", n_values)] {
+        if n > MAX_ENTRIES {
+            return Err(Error::data("more than any model has")
+                .field(what)
+                .expected(format!("at most {MAX_ENTRIES}"))
+                .found(n));
+        }
+    }
     let mut values = HashMap::new();
     for _ in 0..n_values {
         let key = r.name("metadata key")?;
