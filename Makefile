@@ -26,7 +26,7 @@ build: setup
 	@scripts/place-binary "$(BINARY)"
 
 test: setup
-	cargo test --workspace --locked
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} cargo test --workspace --locked
 
 lint: setup
 	cargo fmt --all --check

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use retort::decode::{Limits, greedy};
+use retort::decode::{Sampling, replies};
 use retort::model::{CausalLm, LoadOptions, Padding};
 use retort::native::{self, cuda};
 use retort::weights::Residence;
@@ -69,14 +69,15 @@ fn logits_equal_the_cpus() {
 }
 
 #[test]
-fn greedy_replies_equal_the_cpus() {
-    let Some(_one) = gpu("greedy_replies_equal_the_cpus") else { return };
+fn replies_equal_the_cpus() {
+    let Some(_one) = gpu("replies_equal_the_cpus") else { return };
     let prompts: [&[u32]; 2] = [&[5, 9, 12, 3], &[7]];
-    let limits = Limits { max_new_tokens: 12, eos: vec![], vocabulary: usize::MAX };
-    for case in CASES {
+    let greedy = Sampling { greedy: true, max_new_tokens: 12, ..Sampling::default() };
+    let drawn = Sampling { temperature: 0.8, top_p: 0.9, max_new_tokens: 12, ..Sampling::default() };
+    for (case, settings) in CASES.iter().flat_map(|case| [(case, &greedy), (case, &drawn)]) {
         let on = |device| {
-            let replies =
-                greedy(&model(case, Kind::Float, device, Residence::Mapped), &prompts, &limits).unwrap();
+            let model = model(case, Kind::Float, device, Residence::Mapped);
+            let replies = replies(&model, &prompts, settings, 2).unwrap();
             replies.into_iter().map(|r| r.ids).collect::<Vec<_>>()
         };
         assert_eq!(on(Device::Cpu), on(Device::Cuda(0)), "{case}");

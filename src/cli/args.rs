@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::machine::{DeviceChoice, DtypeChoice};
-use super::numbers::at_least_one;
+use super::numbers::{at_least_one, at_least_zero};
+use crate::decode::Sampling;
 use crate::error::{Error, Result};
 use crate::native;
 use crate::text::TemplateChoice;
@@ -30,7 +31,7 @@ const EXIT_CODES: &str = "\
 Examples:
   retort inspect MODEL                                  what a model is, and whether its parts fit
   retort score --model MODEL --input rows.jsonl --json  log-probability of every token
-  retort generate --model MODEL --prompt 'Hello' --greedy
+  retort generate --model MODEL --prompt 'Hello'        a sampled reply; --greedy for the most probable
   retort import model.gguf --out MODEL                  a Hugging Face folder from a GGUF file
 
 Exit codes:
@@ -147,18 +148,65 @@ pub struct Generate {
     /// The rows.
     #[command(flatten)]
     pub rows: Rows,
-    /// The most tokens of a reply
-    #[arg(long, default_value = "256", value_name = "N", value_parser = at_least_one)]
-    pub max_new_tokens: usize,
-    /// Take the most probable token each time (the one way there is, so far)
-    #[arg(long)]
-    pub greedy: bool,
+    /// How replies are sampled.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Replies to each prompt
+    #[arg(long, default_value = "1", value_name = "N", value_parser = at_least_one)]
+    pub samples: usize,
     /// Prompts that are decoded together
     #[arg(long, default_value = "32", value_name = "N", value_parser = at_least_one)]
     pub batch: usize,
     /// Prompts as they are, without a template (the same as --template plain)
     #[arg(long, conflicts_with = "template")]
     pub raw: bool,
+}
+
+/// How replies are sampled.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// The most tokens of a reply
+    #[arg(long, default_value = "256", value_name = "N", value_parser = at_least_one)]
+    pub max_new_tokens: usize,
+    /// No reply ends before it has so many tokens
+    #[arg(long, default_value = "0", value_name = "N", value_parser = at_least_zero)]
+    pub min_new_tokens: usize,
+    /// Divides the logits: below 1 the likely gets likelier
+    #[arg(long, default_value = "1", value_name = "T")]
+    pub temperature: f64,
+    /// Only the N most probable tokens (0: all)
+    #[arg(long, default_value = "0", value_name = "N", value_parser = at_least_zero)]
+    pub top_k: usize,
+    /// Only the most probable tokens that together reach this share
+    #[arg(long, default_value = "1", value_name = "P")]
+    pub top_p: f64,
+    /// No N tokens in a row occur twice, the prompt's included (0: no such rule)
+    #[arg(long, default_value = "0", value_name = "N", value_parser = at_least_zero)]
+    pub no_repeat_ngram: usize,
+    /// The most probable token each time; temperature, top-k and top-p do nothing then
+    #[arg(long)]
+    pub greedy: bool,
+    /// What every draw depends on, beside its row and position
+    #[arg(long, default_value = "0", value_name = "N")]
+    pub seed: u64,
+}
+
+impl SamplingArgs {
+    /// The settings, without what depends on the model.
+    pub(super) fn settings(&self) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            no_repeat_ngram: self.no_repeat_ngram,
+            greedy: self.greedy,
+            max_new_tokens: self.max_new_tokens,
+            min_new_tokens: self.min_new_tokens,
+            seed: self.seed,
+            ..Sampling::default()
+        }
+    }
 }
 
 /// `retort inspect`.

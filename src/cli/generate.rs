@@ -1,5 +1,6 @@
 //! `retort generate`: replies to prompts.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::json;
@@ -9,63 +10,107 @@ use super::models::{Loaded, Use, read_rows};
 use super::output::Out;
 use super::progress::Progress;
 use crate::data::{Row, Schema};
-use crate::decode::{Finish, Limits, Reply, greedy};
+use crate::decode::{Finish, Reply, Request, sample};
 use crate::error::{Error, Result};
 use crate::model::score::check_finite;
-use crate::signal;
 use crate::text::TemplateChoice;
 
 pub(super) fn run(args: &Generate, common: &Common) -> Result<()> {
-    if !args.greedy {
-        return Err(Error::user("replies are not sampled yet")
-            .expected("--greedy")
-            .advice("add --greedy for the most probable reply"));
-    }
+    let settings = args.sampling.settings();
+    settings.check()?;
     if args.prompt.is_empty() {
         args.rows.need_input()?;
     }
     let loaded = Loaded::open(&args.model, common)?;
     let choice = if args.raw { TemplateChoice::Plain } else { args.rows.template.clone() };
     let prompts = prompts(&loaded, args, &choice)?;
-    let limits = Limits {
-        max_new_tokens: args.max_new_tokens,
-        eos: loaded.eos.clone(),
-        vocabulary: loaded.tokenizer.vocab_size(),
+    let settings = loaded.sampling(settings);
+    let requests = prompts.requests(args.samples);
+    let mut answers = Answers {
+        out: Out::to(args.rows.output.as_deref())?,
+        loaded: &loaded,
+        prompts: &prompts,
+        samples: args.samples,
+        look: match (common.json || args.rows.output.is_some(), requests.len()) {
+            (true, _) => Look::Json,
+            (false, 1) => Look::Alone,
+            (false, _) => Look::Quoted,
+        },
+        early: BTreeMap::new(),
+        written: 0,
+        cut_short: 0,
     };
-    let mut out = Out::to(args.rows.output.as_deref())?;
-    let mut progress = Progress::new("replies", prompts.ids.len(), common.quiet);
-    let json = common.json || args.rows.output.is_some();
-    let mut answered = 0;
-    for batch in prompts.ids.chunks(args.batch) {
-        signal::check()?;
-        let batch: Vec<&[u32]> = batch.iter().map(Vec::as_slice).collect();
-        for reply in greedy(&loaded.model, &batch, &limits)? {
-            check_finite(&reply.logprobs, 0).map_err(|e| prompts.place(e, answered))?;
-            let text = &prompts.texts[answered];
-            answered += 1;
-            let response = response(&loaded, &reply)?;
-            if json {
-                out.json(&json!({
-                    "prompt": text, "response": response, "ids": reply.ids,
-                    "logprobs": reply.logprobs, "finish": reply.finish.name(),
-                }))?;
-            } else if args.prompt.len() == 1 {
-                out.text(&format!("{response}\n"))?;
-            } else {
-                out.text(&format!("> {}\n{response}\n\n", text.replace('\n', "\n> ")))?;
-            }
-        }
-        progress.add(batch.len());
-    }
+    let mut progress = Progress::new("replies", requests.len(), common.quiet);
+    sample(&loaded.model, &requests, &settings, args.batch, &mut |n, reply| {
+        progress.add(1);
+        answers.take(n, reply)
+    })?;
     drop(progress);
-    out.finish()
+    answers.finish()
+}
+
+/// Replies come as they end, and are written in the order of the prompts.
+struct Answers<'a> {
+    out: Out,
+    loaded: &'a Loaded,
+    prompts: &'a Prompts,
+    samples: usize,
+    look: Look,
+    early: BTreeMap<usize, Reply>,
+    written: usize,
+    cut_short: usize,
+}
+
+/// How answers look.
+enum Look {
+    Json,
+    /// The reply and nothing else.
+    Alone,
+    /// Below its prompt.
+    Quoted,
+}
+
+impl Answers<'_> {
+    fn take(&mut self, n: usize, reply: Reply) -> Result<()> {
+        check_finite(&reply.logprobs, 0).map_err(|e| self.prompts.place(e, n / self.samples))?;
+        self.early.insert(n, reply);
+        while let Some(reply) = self.early.remove(&self.written) {
+            self.write(&self.prompts.texts[self.written / self.samples], &reply)?;
+            self.written += 1;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, prompt: &str, reply: &Reply) -> Result<()> {
+        let response = response(self.loaded, reply)?;
+        self.cut_short += usize::from(reply.finish == Finish::Context);
+        match self.look {
+            Look::Json => self.out.json(&json!({
+                "prompt": prompt, "response": response, "ids": reply.ids,
+                "logprobs": reply.logprobs, "finish": reply.finish.name(),
+            })),
+            Look::Alone => self.out.text(&format!("{response}\n")),
+            Look::Quoted => self.out.text(&format!("> {}\n{response}\n\n", prompt.replace('\n', "\n> "))),
+        }
+    }
+
+    fn finish(self) -> Result<()> {
+        if self.cut_short > 0 {
+            let context = self.loaded.model.shape().context;
+            tracing::warn!(
+                "{} replies end where the model's context of {context} tokens ends",
+                self.cut_short
+            );
+        }
+        self.out.finish()
+    }
 }
 
 /// The reply as text, without the token that ended it.
 fn response(loaded: &Loaded, reply: &Reply) -> Result<String> {
     let ids = match (reply.finish, reply.ids.split_last()) {
         (Finish::Eos, Some((_, before))) => before,
-        _ => &reply.ids,
+        _ => &reply.ids[..],
     };
     loaded.tokenizer.decode(ids, true)
 }
@@ -79,6 +124,21 @@ struct Prompts {
 }
 
 impl Prompts {
+    /// Every prompt as often as it is to be answered.
+    fn requests(&self, samples: usize) -> Vec<Request<'_>> {
+        let of_row = |(row, prompt)| (0..samples).map(move |sample| (row, prompt, sample));
+        self.ids
+            .iter()
+            .enumerate()
+            .flat_map(of_row)
+            .map(|(row, prompt, sample): (usize, &Vec<u32>, usize)| Request {
+                prompt,
+                row: row as u64,
+                sample: sample as u32,
+            })
+            .collect()
+    }
+
     /// An error with the place of the prompt that it is about.
     fn place(&self, e: Error, prompt: usize) -> Error {
         match &self.rows {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::args::{Common, Rows};
 use crate::data::{self, Encoded, Encoder, Row, Schema};
+use crate::decode::Sampling;
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, LoadOptions};
 use crate::text::{Template, TemplateChoice, Tokenizer, eos_ids, turn_end};
@@ -33,6 +34,11 @@ impl Loaded {
         let model = CausalLm::load(&folder, options)?;
         tracing::debug!(?device, kind = ?options.kind, folder = %folder.display(), "model loaded");
         Ok(Loaded { model, tokenizer, eos })
+    }
+
+    /// These settings with what depends on the model: where replies end, and what may be chosen.
+    pub fn sampling(&self, settings: Sampling) -> Sampling {
+        Sampling { eos: self.eos.clone(), vocabulary: self.tokenizer.vocab_size(), ..settings }
     }
 
     /// The encoder for rows of this schema.

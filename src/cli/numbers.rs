@@ -7,7 +7,19 @@ const MOST: f64 = 1e15;
 
 /// A whole number from 1 on, with k, M, B or T behind it for thousands to trillions.
 pub(super) fn at_least_one(text: &str) -> Result<usize> {
-    let bad = || Error::user("not a number").expected("a whole number from 1 on, such as 64, 64k or 1.5M");
+    at_least(1, text)
+}
+
+/// The same from 0 on.
+pub(super) fn at_least_zero(text: &str) -> Result<usize> {
+    at_least(0, text)
+}
+
+fn at_least(least: u8, text: &str) -> Result<usize> {
+    let bad = || {
+        let expected = format!("a whole number from {least} on, such as 64, 64k or 1.5M");
+        Error::user("not a number").expected(expected)
+    };
     let (digits, factor) = match text.char_indices().next_back() {
         Some((at, 'k' | 'K')) => (&text[..at], 1e3),
         Some((at, 'm' | 'M')) => (&text[..at], 1e6),
@@ -17,7 +29,7 @@ pub(super) fn at_least_one(text: &str) -> Result<usize> {
     };
     let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     let value = digits.parse::<f64>().ok().filter(|_| plain).ok_or_else(bad)? * factor;
-    if !(1.0..=MOST).contains(&value) || value.fract() != 0.0 {
+    if !(f64::from(least)..=MOST).contains(&value) || value.fract() != 0.0 {
         return Err(bad());
     }
     Ok(value as usize)
@@ -35,5 +47,7 @@ mod tests {
         for text in ["", "0", "-1", "k", "1e3", "1.5", "inf", "nan", "1kk", "64 k", "9999999T"] {
             assert!(at_least_one(text).is_err(), "{text}");
         }
+        assert_eq!(at_least_zero("0").unwrap(), 0);
+        assert!(at_least_zero("-1").is_err());
     }
 }

@@ -1,16 +1,29 @@
-//! Decoding: from prompts to replies. Layer 3: uses `model`.
+//! Decoding: from prompts to replies, sampled from one model or from a mixture of two. Layer 3: uses
+//! `model`.
+//!
+//! A sequence's draws depend on `(seed, row, sample, position)` alone: not on the batch it is in, nor on
+//! the order of the rows. What one step does for the rows of a batch is in `plain` and `mixed`; which rows
+//! those are, in `lanes`; from logits to a token, in `distribution`.
 
-pub mod greedy;
+mod distribution;
+mod lanes;
+mod masses;
+mod ngrams;
+mod plain;
+pub mod settings;
 
-pub use greedy::greedy;
+pub use plain::{replies, sample};
+pub use settings::{Request, Sampling, Scores};
 
 /// How a reply ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
     /// With a token that ends replies, which is the last of its ids.
     Eos,
-    /// At the greatest number of new tokens, or at the end of the model's context.
+    /// At the greatest number of new tokens.
     Length,
+    /// At the end of the model's context, with fewer.
+    Context,
 }
 
 impl Finish {
@@ -18,7 +31,7 @@ impl Finish {
     pub fn name(self) -> &'static str {
         match self {
             Finish::Eos => "eos",
-            Finish::Length => "length",
+            Finish::Length | Finish::Context => "length",
         }
     }
 }
@@ -28,19 +41,10 @@ impl Finish {
 pub struct Reply {
     /// Its tokens, the one that ended it included.
     pub ids: Vec<u32>,
-    /// log p of each under the whole output at temperature 1, float32.
+    /// log p of each at temperature 1 without filters, over what [`Scores`] says, float32.
     pub logprobs: Vec<f32>,
+    /// log p of each under the distribution that it was drawn from.
+    pub drawn: Vec<f32>,
     /// How it ended.
     pub finish: Finish,
-}
-
-/// Where replies end, and which ids may be chosen.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// The most tokens of a reply.
-    pub max_new_tokens: usize,
-    /// The tokens that end one.
-    pub eos: Vec<u32>,
-    /// Only ids below this are chosen: the tokenizer's size, where the model's output is padded.
-    pub vocabulary: usize,
 }

@@ -3,32 +3,12 @@
 
 use tch::Tensor;
 
+use super::cache::LayerCache;
 use super::config::Shape;
 use super::layers::{Linear, Norm};
 use super::rope::Rope;
-use super::sight::Sight;
+use super::sight::{Keep, Look, Sight};
 use crate::error::{Error, Result};
-
-/// Keys and values of one layer, for a whole batch, allocated once: [b, k, capacity, d].
-#[derive(Debug)]
-pub struct LayerCache {
-    pub(super) keys: Tensor,
-    pub(super) values: Tensor,
-}
-
-impl LayerCache {
-    /// Writes keys and values behind the `past` ones, and answers all of them as views.
-    fn append(&mut self, past: i64, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
-        let tokens = k.size()[2];
-        let all = past + tokens;
-        if all > self.keys.size()[2] {
-            return Err(Error::bug("a cache is full").expected(self.keys.size()[2]).found(all));
-        }
-        self.keys.f_narrow(2, past, tokens)?.f_copy_(k)?;
-        self.values.f_narrow(2, past, tokens)?.f_copy_(v)?;
-        Ok((self.keys.f_narrow(2, 0, all)?, self.values.f_narrow(2, 0, all)?))
-    }
-}
 
 /// The sizes of an attention layer.
 #[derive(Debug, Clone)]
@@ -96,33 +76,46 @@ impl Geometry {
         sight: &Sight,
         cache: Option<&mut LayerCache>,
     ) -> Result<Tensor> {
-        let [q, k, v] = qkv_bthd;
-        let (mut q, mut k, mut v) = (q.f_transpose(1, 2)?, k.f_transpose(1, 2)?, v.f_transpose(1, 2)?);
+        let [mut q, mut k, v] = qkv_bthd;
         if let (Some(rope), Some((cos, sin))) = (&self.rope, sight.rope()) {
             (q, k) = (rope.turn(&q, cos, sin)?, rope.turn(&k, cos, sin)?);
-        }
-        if let Some(cache) = cache {
-            (k, v) = cache.append(sight.past(), &k, &v)?;
         }
         let look = sight
             .look(self.window)
             .ok_or_else(|| Error::bug("a layer looks through a window that the pass does not know"))?;
-        if look.first > 0 {
-            let seen = k.size()[2] - look.first;
-            (k, v) = (k.f_narrow(2, look.first, seen)?, v.f_narrow(2, look.first, seen)?);
+        match (sight.keep(), cache) {
+            (Some(keep @ Keep::Next { .. }), Some(cache)) => {
+                let (k, v) = cache.keep(keep, look.first, &k, &v)?;
+                self.grouped(&q, &k, &v, look)
+            }
+            (Some(keep), Some(cache)) => {
+                let (k, v) = cache.keep(keep, 0, &k, &v)?;
+                self.whole(&q, &k, &v, look)
+            }
+            _ => self.whole(&q, &k.f_transpose(1, 2)?, &v.f_transpose(1, 2)?, look),
         }
-        let grouped = self.kv_heads != self.heads;
-        let out = Tensor::f_scaled_dot_product_attention(
-            &q,
-            &k,
-            &v,
-            look.mask.as_ref(),
-            0.0,
-            look.causal,
-            self.scale,
-            grouped,
-        )?;
+    }
+
+    /// Queries [b, t, h, d] and the keys of the same positions [b, k, t, d].
+    fn whole(&self, q_bthd: &Tensor, k: &Tensor, v: &Tensor, look: &Look) -> Result<Tensor> {
+        let (mask, grouped) = (look.mask.as_ref(), self.kv_heads != self.heads);
+        let q = q_bthd.f_transpose(1, 2)?;
+        let out =
+            Tensor::f_scaled_dot_product_attention(&q, k, v, mask, 0.0, look.causal, self.scale, grouped)?;
         Ok(out.f_transpose(1, 2)?.f_flatten(2, 3)?)
+    }
+
+    /// Few queries [b, t, h, d] and the many keys of a cache [b, k, s, d]. The queries of a group of
+    /// heads, which share their keys, stand below each other as if they were positions: keys are read
+    /// once a group, and every device has a kernel for it.
+    fn grouped(&self, q_bthd: &Tensor, k: &Tensor, v: &Tensor, look: &Look) -> Result<Tensor> {
+        let (b, t, _, d) = q_bthd.size4()?;
+        let group = self.heads / self.kv_heads;
+        let q = q_bthd.f_transpose(1, 2)?.f_reshape([b, self.kv_heads, group * t, d])?;
+        let mask = look.mask.as_ref();
+        let out = Tensor::f_scaled_dot_product_attention(&q, k, v, mask, 0.0, false, self.scale, false)?;
+        let out_bhtd = out.f_reshape([b, self.heads, t, d])?;
+        Ok(out_bhtd.f_transpose(1, 2)?.f_flatten(2, 3)?)
     }
 }
 

@@ -1,134 +1,251 @@
-//! The keys and values of a batch, allocated once and written in place, with what each further step
-//! needs kept ready: positions, rotations, the mask of the padding in front of short rows.
+//! The keys and values of a batch, allocated once and written in place.
+//!
+//! A row of the cache holds one sequence from its first token on; rows may differ in length. The cache
+//! does not know how long they are: each pass says where its tokens begin ([`Next`]), so a token may be
+//! computed again at its place, and a row that has ended may be taken by another sequence.
 
 use tch::{Device, Kind, Tensor};
 
-use super::attention::LayerCache;
 use super::config::Shape;
-use super::sight::{Extent, Look, Padding, Sight, additive};
+use super::sight::{Keep, Look, Sight, each_window};
 use crate::error::{Error, Result};
 
-/// The state of a batch that is being decoded. All rows end at the same place; shorter prompts have
-/// padding in front.
+/// How many places beyond those that a pass needs are cleared with them.
+const CLEARED_AT_ONCE: i64 = 63;
+
+/// Keys and values of one layer, for all rows: [rows, k, room + 1, d]. The last place of each row takes
+/// what stands for padding and is never read.
+#[derive(Debug)]
+pub struct LayerCache {
+    keys: Tensor,
+    values: Tensor,
+}
+
+/// The keys and values of every layer.
 #[derive(Debug)]
 pub struct Cache {
     shape: Shape,
     pub(super) layers: Vec<LayerCache>,
-    capacity: i64,
-    length: i64,
-    padding: Padding,
-    /// Where each row's next token stands in its row: [b, 1].
-    next_b1: Tensor,
-    /// 0 or -inf for each row and key: [b, 1, 1, capacity]; none without padding.
-    mask: Option<Tensor>,
-    /// Cosines and sines of every position: [capacity, rotated].
+    rows: i64,
+    room: i64,
+    /// Places of each row that have been cleared, from the front.
+    cleared: i64,
+    /// Cosines and sines of every position: [positions, rotated].
     rope: Option<(Tensor, Tensor)>,
     kind: Kind,
     device: Device,
 }
 
+/// Where the tokens of a pass stand: made once, then moved on by one token at a time without a word to
+/// the host, or set anew.
+#[derive(Debug)]
+pub struct Next {
+    /// The place of each token in its row: [b, t].
+    positions_bt: Tensor,
+    /// The same as a place in the flattened cache: [b * kv_heads * t].
+    places: Tensor,
+    /// The rows of the cache, where they are not the first ones in order.
+    rows: Option<Tensor>,
+    /// The least and the most tokens that a row has before this pass.
+    least: i64,
+    most: i64,
+    even: bool,
+}
+
 impl Cache {
-    /// Room for `capacity` positions of each row; `lengths` are the rows' prompt lengths.
-    pub fn new(shape: &Shape, lengths: &[i64], capacity: i64, kind: Kind, device: Device) -> Result<Self> {
-        if lengths.is_empty() || lengths.iter().any(|&n| n < 1 || n > capacity) {
-            return Err(Error::bug("a batch to decode has an empty prompt, or one longer than its cache"));
+    /// Room for `rows` sequences of up to `room` tokens each.
+    pub fn new(shape: &Shape, rows: usize, room: usize, kind: Kind, device: Device) -> Result<Self> {
+        let (rows, room) = (rows as i64, room as i64);
+        if rows < 1 || room < 1 || room > shape.context {
+            return Err(Error::bug("a cache of no use")
+                .expected(format!("rows of 1 to {} tokens", shape.context))
+                .found(format!("{rows} rows of {room} tokens")));
         }
-        let batch = lengths.len() as i64;
-        // Not filled: what is not reached costs no memory, and nothing is read before it is written.
-        let room = || Tensor::f_empty([batch, shape.kv_heads, capacity, shape.head_dim], (kind, device));
-        let layers = (0..shape.layers).map(|_| Ok(LayerCache { keys: room()?, values: room()? }));
-        let positions = Tensor::f_arange(capacity, (Kind::Int64, device))?;
-        let longest = lengths.iter().copied().max().unwrap_or(0);
-        let mask = if lengths.iter().any(|&n| n != longest) {
-            let starts: Vec<i64> = lengths.iter().map(|n| longest - n).collect();
-            let starts_b1 = Tensor::f_from_slice(&starts)?.f_view([-1, 1])?.f_to_device(device)?;
-            Some(additive(&positions.f_ge_tensor(&starts_b1)?.f_view([batch, 1, 1, capacity])?, kind)?)
-        } else {
-            None
-        };
+        let layers = (0..shape.layers).map(|_| LayerCache::new(shape, rows, room, kind, device));
+        let positions = Tensor::f_arange(room, (Kind::Int64, device))?;
         Ok(Cache {
             shape: shape.clone(),
             layers: layers.collect::<Result<_>>()?,
-            capacity,
-            length: 0,
-            padding: Padding::Left(lengths.to_vec()),
-            next_b1: Tensor::f_from_slice(lengths)?.f_view([-1, 1])?.f_to_device(device)?,
-            mask,
+            rows,
+            room,
+            cleared: 0,
             rope: shape.rope.as_ref().map(|rope| rope.tables(&positions, kind, device)).transpose()?,
             kind,
             device,
         })
     }
 
-    /// Positions filled so far, padding included.
-    pub fn length(&self) -> i64 {
-        self.length
+    /// Sequences that fit.
+    pub fn rows(&self) -> usize {
+        self.rows as usize
     }
 
-    /// Positions that fit.
-    pub fn capacity(&self) -> i64 {
-        self.capacity
+    /// Tokens of each that fit.
+    pub fn room(&self) -> usize {
+        self.room as usize
     }
 
-    /// The sight of the next `tokens` positions: the prompt first, then one token at a time.
-    pub(super) fn sight(&self, tokens: i64) -> Result<Sight> {
-        if self.length + tokens > self.capacity {
-            return Err(Error::bug("a cache is full").expected(self.capacity).found(self.length + tokens));
+    /// The sight of whole prompts of up to `tokens` tokens (padding behind), into these rows.
+    pub(super) fn prompts(&mut self, rows: &[usize], tokens: i64) -> Result<Sight> {
+        if tokens > self.room || rows.iter().any(|&r| r as i64 >= self.rows) {
+            return Err(Error::bug("prompts do not fit their cache").expected(self.room).found(tokens));
         }
-        if self.length == 0 {
-            let Padding::Left(lengths) = &self.padding else {
-                return Err(Error::bug("a cache of no left padding"));
-            };
-            if lengths.iter().max() != Some(&tokens) {
-                return Err(Error::bug("prompts and their lengths differ").found(tokens));
-            }
-            let extent = Extent { past: 0, tokens };
-            return Sight::new(&self.shape, extent, &self.padding, self.kind, self.device);
-        }
-        if tokens != 1 {
-            return Err(Error::bug("a cache takes the prompt and then one token at a time").found(tokens));
-        }
-        let rope = self.rope.as_ref().map(|tables| self.rotation(tables)).transpose()?;
-        let mut looks: Vec<(Option<i64>, Look)> = Vec::new();
-        for &window in &self.shape.windows {
-            if !looks.iter().any(|(w, _)| *w == window) {
-                looks.push((window, self.step_look(window)?));
-            }
-        }
-        Ok(Sight::step(self.next_b1.shallow_clone(), rope, looks, self.length))
+        self.reach(tokens)?;
+        let k = self.shape.kv_heads;
+        let rows_bk: Vec<i64> = rows.iter().flat_map(|&r| (0..k).map(move |h| r as i64 * k + h)).collect();
+        let rows_bk = Tensor::f_from_slice(&rows_bk)?.f_to_device(self.device)?;
+        Sight::prompts(&self.shape, tokens, rows_bk, self.kind, self.device)
     }
 
-    /// Cosines and sines of the next token of each row: [b or 1, 1, 1, rotated].
-    fn rotation(&self, (cos, sin): &(Tensor, Tensor)) -> Result<(Tensor, Tensor)> {
-        let rows = |table: &Tensor| -> Result<Tensor> {
-            let width = table.size()[1];
-            if self.mask.is_none() {
-                return Ok(table.f_narrow(0, self.length, 1)?.f_view([1, 1, 1, width])?);
+    /// Where `counts[i]` tokens behind the first `starts[i]` of row `rows[i]` stand; all rows get as many
+    /// as the one with the most, and what is too much is padding.
+    pub fn next(&self, rows: &[usize], starts: &[usize], counts: &[usize]) -> Result<Next> {
+        let (t, k) = (counts.iter().copied().max().unwrap_or(0) as i64, self.shape.kv_heads);
+        let fits = |i: usize| (starts[i] + counts[i]) as i64 <= self.room && (rows[i] as i64) < self.rows;
+        if t == 0 || rows.len() != starts.len() || rows.len() != counts.len() || !(0..rows.len()).all(fits) {
+            return Err(Error::bug("tokens do not fit their cache").expected(self.room));
+        }
+        let mut positions = Vec::with_capacity(rows.len() * t as usize);
+        let mut places = Vec::with_capacity(rows.len() * (k * t) as usize);
+        for ((&row, &start), &count) in rows.iter().zip(starts).zip(counts) {
+            let place = |j: i64| if j < count as i64 { start as i64 + j } else { self.room };
+            positions.extend((0..t).map(|j| place(j).min(self.room - 1)));
+            let head = |h: i64| (row as i64 * k + h) * (self.room + 1);
+            places.extend((0..k).flat_map(|h| (0..t).map(move |j| head(h) + place(j))));
+        }
+        let in_order = rows.iter().enumerate().all(|(i, &r)| i == r);
+        let wanted: Vec<i64> = rows.iter().map(|&r| r as i64).collect();
+        let on_device =
+            |x: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(x)?.f_to_device(self.device)?) };
+        Ok(Next {
+            positions_bt: on_device(&positions)?.f_view([-1, t])?,
+            places: on_device(&places)?,
+            rows: if in_order { None } else { Some(on_device(&wanted)?) },
+            least: starts.iter().copied().min().unwrap_or(0) as i64,
+            most: (0..rows.len()).map(|i| starts[i] + counts[i]).max().unwrap_or(0) as i64 - t,
+            even: (1..rows.len()).all(|i| starts[i] == starts[0] && counts[i] == counts[0]),
+        })
+    }
+
+    /// The sight of the tokens at `next`, reading keys up to the longest row's last.
+    pub(super) fn sight(&mut self, next: &Next) -> Result<Sight> {
+        let (b, t) = next.positions_bt.size2()?;
+        let keys = next.most + t;
+        self.reach(keys)?;
+        let rope = match &self.rope {
+            None => None,
+            Some((cos, sin)) => {
+                let flat = next.positions_bt.f_view([-1])?;
+                let of = |table: &Tensor| table.f_index_select(0, &flat)?.f_view([b, t, 1, -1]);
+                Some((of(cos)?, of(sin)?))
             }
-            Ok(table.f_index_select(0, &self.next_b1.f_view([-1])?)?.f_view([-1, 1, 1, width])?)
         };
-        Ok((rows(cos)?, rows(sin)?))
+        let group = self.shape.heads / self.shape.kv_heads;
+        let looks = each_window(&self.shape, |window| {
+            let first = window.map_or(0, |w| (next.least + 1 - w).max(0));
+            if t == 1 && next.even {
+                return Ok(Look { mask: None, causal: false, first });
+            }
+            Look::behind(&next.positions_bt, (first, keys), window, group, self.kind)
+        })?;
+        let keep = Keep::Next {
+            places: next.places.shallow_clone(),
+            rows: next.rows.as_ref().map(Tensor::shallow_clone),
+            keys,
+        };
+        Ok(Sight::next(next.positions_bt.shallow_clone(), rope, looks, keep))
     }
 
-    /// What one more token sees: views of what is ready, nothing is built.
-    fn step_look(&self, window: Option<i64>) -> Result<Look> {
-        let keys = self.length + 1;
-        let first = window.map_or(0, |w| (keys - w).max(0));
-        let mask = self.mask.as_ref().map(|m| m.f_narrow(3, first, keys - first)).transpose()?;
-        Ok(Look { mask, causal: false, first })
+    /// Clears the places up to `keys` that no pass has reached yet. Memory is not cleared when it is
+    /// allocated, as what is not reached costs nothing; but what a mask hides is still multiplied, by
+    /// zero, and must be a number.
+    pub fn reach(&mut self, keys: i64) -> Result<()> {
+        if keys > self.room {
+            return Err(Error::bug("a cache is full").expected(self.room).found(keys));
+        }
+        if keys > self.cleared {
+            let until = (keys + CLEARED_AT_ONCE).min(self.room);
+            for layer in &mut self.layers {
+                for part in [&mut layer.keys, &mut layer.values] {
+                    let _ = part.f_narrow(2, self.cleared, until - self.cleared)?.f_zero_()?;
+                }
+            }
+            self.cleared = until;
+        }
+        Ok(())
     }
 
-    /// Counts the positions of a pass that is done.
-    pub(super) fn advance(&mut self, tokens: i64) -> Result<()> {
-        // `next` starts at the prompts' lengths: the prompt itself moves it nowhere.
-        if self.length > 0 {
-            self.next_b1 = self.next_b1.f_add_scalar(tokens)?;
-            if self.capacity > self.shape.context {
-                // A row that has reached the context's end goes on as padding, at a place that exists.
-                self.next_b1 = self.next_b1.f_clamp_max(self.shape.context - 1)?;
+    /// Copies the first `tokens` tokens of rows to other rows: `(from, to)`. No row may be both.
+    pub fn copy(&mut self, pairs: &[(usize, usize)], tokens: usize) -> Result<()> {
+        if pairs.is_empty() || tokens == 0 {
+            return Ok(());
+        }
+        let side = |f: fn(&(usize, usize)) -> usize| -> Result<Tensor> {
+            let rows: Vec<i64> = pairs.iter().map(|p| f(p) as i64).collect();
+            Ok(Tensor::f_from_slice(&rows)?.f_to_device(self.device)?)
+        };
+        let (from, to) = (side(|p| p.0)?, side(|p| p.1)?);
+        for layer in &mut self.layers {
+            for part in [&mut layer.keys, &mut layer.values] {
+                let mut seen = part.f_narrow(2, 0, tokens as i64)?;
+                let moved = seen.f_index_select(0, &from)?;
+                let _ = seen.f_index_copy_(0, &to, &moved)?;
             }
         }
-        self.length += tokens;
         Ok(())
+    }
+}
+
+impl Next {
+    /// One token further in every row. Only for a pass of one token a row.
+    pub fn step(&mut self) -> Result<()> {
+        let _ = self.positions_bt.f_add_scalar_(1)?;
+        let _ = self.places.f_add_scalar_(1)?;
+        self.least += 1;
+        self.most += 1;
+        Ok(())
+    }
+}
+
+impl LayerCache {
+    fn new(shape: &Shape, rows: i64, room: i64, kind: Kind, device: Device) -> Result<Self> {
+        let size = [rows, shape.kv_heads, room + 1, shape.head_dim];
+        let room = || Tensor::f_empty(size, (kind, device));
+        Ok(LayerCache { keys: room()?, values: room()? })
+    }
+
+    /// Keeps keys and values [b, t, k, d] as `keep` says, and answers those that the pass looks at:
+    /// [b, k, keys, d].
+    pub(super) fn keep(
+        &mut self,
+        keep: &Keep,
+        first: i64,
+        k: &Tensor,
+        v: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        Ok((keep_one(&mut self.keys, keep, first, k)?, keep_one(&mut self.values, keep, first, v)?))
+    }
+}
+
+fn keep_one(kept: &mut Tensor, keep: &Keep, first: i64, new_btkd: &Tensor) -> Result<Tensor> {
+    let (b, t, k, d) = new_btkd.size4()?;
+    let new_bktd = new_btkd.f_transpose(1, 2)?;
+    let (all, room) = (kept.size()[0], kept.size()[2]);
+    match keep {
+        Keep::Prompts { rows_bk } => {
+            let mut flat = kept.f_view([all * k, room, d])?.f_narrow(1, 0, t)?;
+            let _ = flat.f_index_copy_(0, rows_bk, &new_bktd.f_reshape([b * k, t, d])?)?;
+            Ok(new_bktd)
+        }
+        Keep::Next { places, rows, keys } => {
+            let mut flat = kept.f_view([all * k * room, d])?;
+            let _ = flat.f_index_copy_(0, places, &new_bktd.f_reshape([b * k * t, d])?)?;
+            let seen = kept.f_narrow(2, first, keys - first)?;
+            Ok(match rows {
+                None if b == all => seen,
+                None => seen.f_narrow(0, 0, b)?,
+                Some(rows) => seen.f_index_select(0, rows)?,
+            })
+        }
     }
 }

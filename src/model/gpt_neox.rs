@@ -6,7 +6,8 @@
 
 use tch::Tensor;
 
-use super::attention::{Geometry, LayerCache};
+use super::attention::Geometry;
+use super::cache::LayerCache;
 use super::config::{CONTEXT, HEADS, LAYERS, RawConfig, Shape, VOCABULARY, WIDTH};
 use super::layers::{Activation, Embedding, Finish, Head, Linear, Mlp, Norm};
 use super::rope::{Keys, Rope};

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
-use super::cache::Cache;
+use super::cache::{Cache, Next};
 use super::config::Shape;
 use super::layers::Head;
-use super::sight::{Extent, Padding, Sight};
+use super::sight::{Padding, Sight};
 use super::{Block, Design, Parts, read_design, too_long};
 use crate::error::{Error, Result};
 use crate::native;
@@ -117,7 +117,7 @@ impl CausalLm {
     pub fn hidden(&self, ids_bt: &Tensor, padding: &Padding) -> Result<Tensor> {
         let (_, tokens) = ids_bt.size2()?;
         self.check_length(tokens)?;
-        let sight = Sight::new(self.shape(), Extent { past: 0, tokens }, padding, self.kind, self.device)?;
+        let sight = Sight::new(self.shape(), tokens, padding, self.kind, self.device)?;
         let mut x = self.parts.embedding.forward(ids_bt, &sight)?;
         for block in &self.parts.blocks {
             x = if self.recompute {
@@ -134,24 +134,34 @@ impl CausalLm {
         self.parts.head.logits(hidden_btd)
     }
 
-    /// An empty cache for prompts of these lengths, with room for `capacity` positions of the batch, the
-    /// padding in front of short prompts included.
-    pub fn cache(&self, lengths: &[i64], capacity: i64) -> Result<Cache> {
-        self.check_length(lengths.iter().copied().max().unwrap_or(0))?;
-        Cache::new(self.shape(), lengths, capacity, self.kind, self.device)
+    /// An empty cache with room for `rows` sequences of up to `room` tokens each.
+    pub fn cache(&self, rows: usize, room: usize) -> Result<Cache> {
+        self.check_length(room as i64)?;
+        Cache::new(self.shape(), rows, room, self.kind, self.device)
     }
 
-    /// Takes the prompts (padding in front), and afterwards one token a row, and answers the states
-    /// that the head sees for these positions. Gradients must be off.
-    pub fn advance(&self, ids_bt: &Tensor, cache: &mut Cache) -> Result<Tensor> {
-        let (_, tokens) = ids_bt.size2()?;
-        let sight = cache.sight(tokens)?;
-        let mut x = self.parts.embedding.forward(ids_bt, &sight)?;
+    /// Takes whole prompts (padding behind) into these rows of the cache. Nothing is answered: feed the
+    /// last token of a prompt to [`CausalLm::advance`] to know what comes next. Gradients must be off.
+    pub fn prefill(&self, ids_bt: &Tensor, rows: &[usize], cache: &mut Cache) -> Result<()> {
+        let sight = cache.prompts(rows, ids_bt.size2()?.1)?;
+        self.blocks(ids_bt, &sight, cache).map(|_| ())
+    }
+
+    /// Takes tokens behind what the cache holds, at the places that `next` says, and answers the states
+    /// that the head sees for them: [b, t, channels]. What stands at padding means nothing. Gradients
+    /// must be off.
+    pub fn advance(&self, ids_bt: &Tensor, next: &Next, cache: &mut Cache) -> Result<Tensor> {
+        let sight = cache.sight(next)?;
+        self.parts.finish.forward(self.blocks(ids_bt, &sight, cache)?)
+    }
+
+    /// Through the embedding and all blocks, keeping keys and values.
+    fn blocks(&self, ids_bt: &Tensor, sight: &Sight, cache: &mut Cache) -> Result<Tensor> {
+        let mut x = self.parts.embedding.forward(ids_bt, sight)?;
         for (block, layer) in self.parts.blocks.iter().zip(&mut cache.layers) {
-            x = block.forward(&x, &sight, Some(layer))?;
+            x = block.forward(&x, sight, Some(layer))?;
         }
-        cache.advance(tokens)?;
-        self.parts.finish.forward(x)
+        Ok(x)
     }
 
     fn check_length(&self, tokens: i64) -> Result<()> {

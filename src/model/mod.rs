@@ -30,7 +30,7 @@ use tch::Tensor;
 
 use crate::error::{Error, Result};
 use crate::weights::{Naming, Params, Spec};
-use attention::LayerCache;
+use cache::LayerCache;
 use config::{RawConfig, Shape};
 use layers::{Embedding, Finish, Head};
 pub use lm::{CausalLm, LoadOptions};

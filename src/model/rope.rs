@@ -91,15 +91,17 @@ impl Rope {
             .collect()
     }
 
-    /// Cosines and sines at these positions ([..., t]): two tensors [..., t, rotated].
+    /// Cosines and sines at these positions ([...]): two tensors [..., rotated]. The sines of the first
+    /// half have their sign turned, as [`Rope::turn`] wants them.
     pub fn tables(&self, positions: &Tensor, kind: Kind, device: Device) -> Result<(Tensor, Tensor)> {
         let frequencies = Tensor::f_from_slice(&self.frequencies())?.f_to_device(device)?;
         let angles = positions.f_to_kind(Kind::Float)?.f_unsqueeze(-1)?.f_mul(&frequencies)?;
-        let angles = Tensor::f_cat(&[&angles, &angles], -1)?;
-        Ok((angles.f_cos()?.f_to_kind(kind)?, angles.f_sin()?.f_to_kind(kind)?))
+        let (cos, sin) = (angles.f_cos()?, angles.f_sin()?);
+        let sin = Tensor::f_cat(&[&sin.f_neg()?, &sin], -1)?;
+        Ok((Tensor::f_cat(&[&cos, &cos], -1)?.f_to_kind(kind)?, sin.f_to_kind(kind)?))
     }
 
-    /// Turns queries or keys [b, h, t, d] by tables that broadcast to [b, h, t, rotated].
+    /// Turns queries or keys [b, t, h, d] by tables that broadcast to [b, t, h, rotated].
     pub fn turn(&self, x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
         let width = x.size().last().copied().unwrap_or(0);
         if self.rotated < width {
@@ -111,11 +113,11 @@ impl Rope {
     }
 }
 
-fn turn_all(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+/// Channel i becomes `x_i cos - x_(i+d/2) sin`, channel i + d/2 `x_(i+d/2) cos + x_i sin`.
+fn turn_all(x: &Tensor, cos: &Tensor, signed_sin: &Tensor) -> Result<Tensor> {
     let half = x.size().last().copied().unwrap_or(0) / 2;
-    let (first, second) = (x.f_narrow(-1, 0, half)?, x.f_narrow(-1, half, half)?);
-    let swapped = Tensor::f_cat(&[second.f_neg()?, first], -1)?;
-    Ok(x.f_mul(cos)?.f_add(&swapped.f_mul(sin)?)?)
+    let swapped = x.f_roll([half], [-1])?;
+    Ok(x.f_mul(cos)?.f_add(&swapped.f_mul(signed_sin)?)?)
 }
 
 /// What an architecture calls these fields in the older spelling.

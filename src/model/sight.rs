@@ -1,5 +1,6 @@
-//! What each position of a forward pass sees: its place, its rotation, and which keys it may look at.
-//! Made once a pass and shared by all layers, so no layer builds a mask.
+//! What each position of a forward pass sees: its place, its rotation, which keys it may look at, and
+//! where its own keys and values are kept. Made once a pass and shared by all layers, so no layer builds
+//! a mask.
 
 use tch::{Device, Kind, Tensor};
 
@@ -22,69 +23,85 @@ pub struct Sight {
     positions_bt: Tensor,
     rope: Option<(Tensor, Tensor)>,
     looks: Vec<(Option<i64>, Look)>,
-    past: i64,
+    keep: Option<Keep>,
 }
 
 /// Which keys the queries of a pass may look at, for one width of window.
 #[derive(Debug)]
 pub struct Look {
-    /// Added to the scores: 0 or -inf, [b or 1, 1, t, keys]; none where `causal` says it all.
+    /// Added to the scores: 0 or -inf, [b or 1, 1, t, keys]; none where `causal` says it all. With a
+    /// cache the queries of a group of heads stand below each other: [b or 1, 1, group * t or 1, keys].
     pub mask: Option<Tensor>,
     /// Query t sees keys 0 to t.
     pub causal: bool,
-    /// The first key that any query sees; those before are left out.
+    /// The first key of the cache that any query sees; those before are left out.
     pub first: i64,
 }
 
-/// The sizes of a pass: `tokens` new positions behind `past` ones that a cache holds.
-#[derive(Debug, Clone, Copy)]
-pub struct Extent {
-    /// Positions that a cache holds already.
-    pub past: i64,
-    /// New positions.
-    pub tokens: i64,
+/// Where a pass puts its keys and values in a cache, and which of the cache it reads.
+#[derive(Debug)]
+pub enum Keep {
+    /// Whole prompts: kept for later passes; this one looks at its own keys alone.
+    Prompts {
+        /// Row of the cache times its heads, plus the head: [b * kv_heads].
+        rows_bk: Tensor,
+    },
+    /// Tokens behind what is there.
+    Next {
+        /// Each token's place in the flattened cache: [b * kv_heads * t].
+        places: Tensor,
+        /// Rows of the cache that are read, in the order of the batch; the first ones where none.
+        rows: Option<Tensor>,
+        /// Keys that are read, from the front of each row.
+        keys: i64,
+    },
 }
 
 impl Sight {
-    /// The sight of `extent.tokens` positions behind `extent.past`. Without padding every row sees
-    /// alike.
-    pub fn new(shape: &Shape, extent: Extent, padding: &Padding, kind: Kind, device: Device) -> Result<Self> {
+    /// The sight of a pass without a cache.
+    pub fn new(shape: &Shape, tokens: i64, padding: &Padding, kind: Kind, device: Device) -> Result<Self> {
         let starts = match padding {
             Padding::Right => None,
             Padding::Left(lengths) => {
-                let starts: Vec<i64> = lengths.iter().map(|n| extent.past + extent.tokens - n).collect();
+                let starts: Vec<i64> = lengths.iter().map(|n| tokens - n).collect();
                 starts.iter().any(|&s| s > 0).then_some(starts)
             }
         };
         let starts =
             starts.map(|s| Tensor::f_from_slice(&s)?.f_view([-1, 1])?.f_to_device(device)).transpose()?;
-        let range = Tensor::f_arange_start(extent.past, extent.past + extent.tokens, (Kind::Int64, device))?;
-        let mut positions_bt = range.f_unsqueeze(0)?;
+        let mut positions_bt = Tensor::f_arange(tokens, (Kind::Int64, device))?.f_unsqueeze(0)?;
         if let Some(starts_b1) = &starts {
             positions_bt = positions_bt.f_sub(starts_b1)?.f_clamp_min(0)?;
         }
         let rope = shape
             .rope
             .as_ref()
-            .map(|rope| rope.tables(&positions_bt.f_unsqueeze(1)?, kind, device))
+            .map(|rope| rope.tables(&positions_bt.f_unsqueeze(2)?, kind, device))
             .transpose()?;
-        let mut looks = Vec::new();
-        for &window in &shape.windows {
-            if !looks.iter().any(|(w, _)| *w == window) {
-                looks.push((window, Look::new(extent, window, starts.as_ref(), kind, device)?));
-            }
-        }
-        Ok(Sight { positions_bt, rope, looks, past: extent.past })
+        let looks = each_window(shape, |window| Look::whole(tokens, window, starts.as_ref(), kind, device))?;
+        Ok(Sight { positions_bt, rope, looks, keep: None })
     }
 
-    /// The sight of one more token a row, from what a cache keeps ready.
-    pub(super) fn step(
+    /// The sight of whole prompts, padding behind them, that a cache keeps.
+    pub(super) fn prompts(
+        shape: &Shape,
+        tokens: i64,
+        rows_bk: Tensor,
+        kind: Kind,
+        device: Device,
+    ) -> Result<Self> {
+        let sight = Self::new(shape, tokens, &Padding::Right, kind, device)?;
+        Ok(Sight { keep: Some(Keep::Prompts { rows_bk }), ..sight })
+    }
+
+    /// The sight of tokens behind what a cache holds, from what it keeps ready.
+    pub(super) fn next(
         positions_bt: Tensor,
         rope: Option<(Tensor, Tensor)>,
         looks: Vec<(Option<i64>, Look)>,
-        past: i64,
+        keep: Keep,
     ) -> Self {
-        Sight { positions_bt, rope, looks, past }
+        Sight { positions_bt, rope, looks, keep: Some(keep) }
     }
 
     /// The place of each token in its row, counted from 0 at the row's first token: [b or 1, t].
@@ -92,14 +109,14 @@ impl Sight {
         &self.positions_bt
     }
 
-    /// Cosines and sines for the rotary embedding.
+    /// Cosines and sines for the rotary embedding: [b or 1, t, 1, rotated].
     pub fn rope(&self) -> Option<(&Tensor, &Tensor)> {
         self.rope.as_ref().map(|(cos, sin)| (cos, sin))
     }
 
-    /// How many positions a cache holds before this pass.
-    pub fn past(&self) -> i64 {
-        self.past
+    /// Where keys and values are kept, in a pass with a cache.
+    pub fn keep(&self) -> Option<&Keep> {
+        self.keep.as_ref()
     }
 
     /// What a layer with this window looks at.
@@ -113,40 +130,76 @@ impl Sight {
             positions_bt: self.positions_bt.shallow_clone(),
             rope: self.rope.as_ref().map(|(c, s)| (c.shallow_clone(), s.shallow_clone())),
             looks: self.looks.iter().map(|(w, look)| (*w, look.share())).collect(),
-            past: self.past,
+            keep: self.keep.as_ref().map(Keep::share),
         }
     }
 }
 
+/// One look for each width of window that a model has.
+pub(super) fn each_window(
+    shape: &Shape,
+    mut look: impl FnMut(Option<i64>) -> Result<Look>,
+) -> Result<Vec<(Option<i64>, Look)>> {
+    let mut looks: Vec<(Option<i64>, Look)> = Vec::new();
+    for &window in &shape.windows {
+        if !looks.iter().any(|(w, _)| *w == window) {
+            looks.push((window, look(window)?));
+        }
+    }
+    Ok(looks)
+}
+
 impl Look {
-    fn new(
-        extent: Extent,
+    fn whole(
+        tokens: i64,
         window: Option<i64>,
         starts_b1: Option<&Tensor>,
         kind: Kind,
         device: Device,
     ) -> Result<Self> {
-        let keys = extent.past + extent.tokens;
         // A window that reaches over everything is none.
-        let window = window.filter(|w| *w < keys);
-        if starts_b1.is_none() && window.is_none() && (extent.past == 0 || extent.tokens == 1) {
-            return Ok(Look { mask: None, causal: extent.tokens > 1, first: 0 });
+        let window = window.filter(|w| *w < tokens);
+        if starts_b1.is_none() && window.is_none() {
+            return Ok(Look { mask: None, causal: tokens > 1, first: 0 });
         }
-        let query_t1 = Tensor::f_arange_start(extent.past, keys, (Kind::Int64, device))?.f_unsqueeze(1)?;
-        let key_s = Tensor::f_arange(keys, (Kind::Int64, device))?;
-        let mut seen = key_s.f_le_tensor(&query_t1)?;
+        let key_s = Tensor::f_arange(tokens, (Kind::Int64, device))?;
+        let query_t1 = key_s.f_unsqueeze(1)?;
+        let mut hidden = key_s.f_gt_tensor(&query_t1)?;
         if let Some(window) = window {
-            seen = seen.f_logical_and(&key_s.f_gt_tensor(&query_t1.f_sub_scalar(window)?)?)?;
+            hidden = hidden.f_logical_or(&key_s.f_le_tensor(&query_t1.f_sub_scalar(window)?)?)?;
         }
-        let mut seen = seen.f_unsqueeze(0)?.f_unsqueeze(0)?;
+        let mut hidden = hidden.f_unsqueeze(0)?.f_unsqueeze(0)?;
         if let Some(starts_b1) = starts_b1 {
-            let real = key_s.f_ge_tensor(starts_b1)?.f_unsqueeze(1)?.f_unsqueeze(1)?;
+            let padding = key_s.f_lt_tensor(starts_b1)?.f_unsqueeze(1)?.f_unsqueeze(1)?;
             // A padding position sees itself: a row of scores that is -inf throughout would be NaN,
             // and a NaN reaches other rows through the products of later layers.
-            let itself = key_s.f_eq_tensor(&query_t1)?;
-            seen = seen.f_logical_and(&real)?.f_logical_or(&itself)?;
+            let another = key_s.f_ne_tensor(&query_t1)?;
+            hidden = hidden.f_logical_or(&padding)?.f_logical_and(&another)?;
         }
-        Ok(Look { mask: Some(additive(&seen, kind)?), causal: false, first: 0 })
+        Ok(Look { mask: Some(additive(&hidden, kind)?), causal: false, first: 0 })
+    }
+
+    /// What queries at `positions_bt` see of the keys of a cache from `first` up to `keys`: those before
+    /// them and their own.
+    pub(super) fn behind(
+        positions_bt: &Tensor,
+        range: (i64, i64),
+        window: Option<i64>,
+        group: i64,
+        kind: Kind,
+    ) -> Result<Self> {
+        let (first, keys) = range;
+        let key_s = Tensor::f_arange_start(first, keys, (Kind::Int64, positions_bt.device()))?;
+        let query_b1t1 = positions_bt.f_unsqueeze(1)?.f_unsqueeze(3)?;
+        let mut hidden = key_s.f_gt_tensor(&query_b1t1)?;
+        if let Some(window) = window {
+            hidden = hidden.f_logical_or(&key_s.f_le_tensor(&query_b1t1.f_sub_scalar(window)?)?)?;
+        }
+        let mut mask = additive(&hidden, kind)?;
+        if group > 1 && positions_bt.size()[1] > 1 {
+            mask = mask.f_repeat([1, 1, group, 1])?;
+        }
+        Ok(Look { mask: Some(mask), causal: false, first })
     }
 
     /// The same, over the same memory.
@@ -155,9 +208,22 @@ impl Look {
     }
 }
 
-/// 0 where seen, -inf elsewhere. Attention adds it as it is; a boolean mask would be converted in
+impl Keep {
+    fn share(&self) -> Self {
+        match self {
+            Keep::Prompts { rows_bk } => Keep::Prompts { rows_bk: rows_bk.shallow_clone() },
+            Keep::Next { places, rows, keys } => Keep::Next {
+                places: places.shallow_clone(),
+                rows: rows.as_ref().map(Tensor::shallow_clone),
+                keys: *keys,
+            },
+        }
+    }
+}
+
+/// -inf where hidden, 0 elsewhere. Attention adds it as it is; a boolean mask would be converted in
 /// every layer.
-pub(super) fn additive(seen: &Tensor, kind: Kind) -> Result<Tensor> {
-    let zeros = Tensor::f_zeros(seen.size(), (kind, seen.device()))?;
-    Ok(zeros.f_masked_fill(&seen.f_logical_not()?, f64::NEG_INFINITY)?)
+fn additive(hidden: &Tensor, kind: Kind) -> Result<Tensor> {
+    let zeros = Tensor::f_zeros(hidden.size(), (kind, hidden.device()))?;
+    Ok(zeros.f_masked_fill(hidden, f64::NEG_INFINITY)?)
 }

@@ -4,6 +4,8 @@
 //! `cuda` holds what exists on a GPU alone, and says so where there is none.
 
 pub mod cuda;
+pub mod host;
+pub mod parallel;
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};

@@ -83,7 +83,7 @@ fn rows_are_alone() {
 
 fn generate(model: &str, more: &[&str]) -> Vec<Value> {
     let model = fixture(&format!("score/{model}"));
-    let arguments = ["generate", "--model", text(&model), "--greedy", "--dtype", "f32", "--json"];
+    let arguments = ["generate", "--model", text(&model), "--dtype", "f32", "--json"];
     documents(&good(&[&arguments[..], &["--max-new-tokens", "12"], more].concat()))
 }
 
@@ -98,8 +98,10 @@ fn generate_then_score_agree() {
         // A prompt of no tokens has no reply.
         prompts.retain(|row| row["prompt_len"] != 0);
         std::fs::write(&file, prompts.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
-        let replies = generate(model, &["--input", text(&file)]);
+        let mut replies = generate(model, &["--greedy", "--input", text(&file)]);
         assert_eq!(prompts.len(), replies.len());
+        replies.extend(generate(model, &["--input", text(&file), "--temperature", "1.3", "--top-k", "40"]));
+        prompts.extend(prompts.clone());
         let mut lines = String::new();
         let mut starts = Vec::new();
         for (prompt, reply) in prompts.iter().zip(&replies) {
@@ -123,12 +125,31 @@ fn generate_then_score_agree() {
 #[test]
 fn prompts_do_not_change_each_other() {
     let prompts = ["What is a retort?", "a", "How many weeks are there in all of a long year?"];
-    let together = generate("llama", &[&["--raw", "--prompt"], &prompts[..]].concat());
+    let together = generate("llama", &[&["--greedy", "--raw", "--prompt"], &prompts[..]].concat());
     for (prompt, reply) in prompts.iter().zip(&together) {
-        let alone = generate("llama", &["--raw", "--prompt", prompt]);
+        let alone = generate("llama", &["--greedy", "--raw", "--prompt", prompt]);
         assert_eq!((&alone[0]["ids"], &alone[0]["prompt"]), (&reply["ids"], &json!(prompt)));
         assert_eq!(alone[0].as_object().unwrap().len(), 5);
     }
+}
+
+/// Samples of a row stand together, differ, and are what they are whatever the batch and the number of
+/// samples; another seed gives others; no reply ends before it may.
+#[test]
+fn samples_are_counted() {
+    let rows = fixture("score/llama/rows.jsonl");
+    let with = |more: &[&str]| generate("llama", &[&["--input", text(&rows)], more].concat());
+    let (all, few) =
+        (with(&["--samples", "3", "--batch", "7", "--seed", "3"]), with(&["--batch", "1", "--seed", "3"]));
+    assert_eq!(all.len(), 3 * few.len());
+    for (three, one) in all.chunks(3).zip(&few) {
+        assert!(three.iter().all(|reply| reply["prompt"] == one["prompt"]));
+        assert_eq!(three[0]["ids"], one["ids"]);
+        assert_ne!(three[1]["ids"], one["ids"]);
+    }
+    let other = with(&["--seed", "4", "--min-new-tokens", "9"]);
+    assert!(other.iter().zip(&few).all(|(a, b)| a["ids"] != b["ids"]));
+    assert!(other.iter().all(|reply| reply["ids"].as_array().unwrap().len() >= 9));
 }
 
 #[test]

@@ -9,7 +9,11 @@ const EVERYWHERE: &str = "--device --dtype --threads --json --quiet --verbose --
 /// The flags that other people's scripts use. One may be added; none may go.
 const FLAGS: [(&str, &str); 5] = [
     ("score", "--model --input --template --skip-invalid --output"),
-    ("generate", "--model --prompt --input --output --template --max-new-tokens --greedy --batch --raw"),
+    (
+        "generate",
+        "--model --prompt --input --output --template --max-new-tokens --min-new-tokens --temperature --top-k \
+         --top-p --no-repeat-ngram --greedy --samples --seed --batch --raw",
+    ),
     ("inspect", ""),
     ("import", "--out"),
     ("completions", ""),
@@ -63,7 +67,17 @@ fn mistakes_are_one_line_and_advice() {
         let err = bad(arguments, 2, says);
         assert_eq!(err.lines().count(), 2, "no advice: {err}");
     }
-    bad(&["generate", "--model", model, "--prompt", "a"], 2, "--greedy");
+    for (flag, value, says) in [
+        ("--temperature", "0", "temperature"),
+        ("--temperature", "nan", "temperature"),
+        ("--top-p", "0", "top-p"),
+        ("--top-p", "1.5", "top-p"),
+        ("--min-new-tokens", "300", "min-new-tokens"),
+        ("--samples", "0", "--samples"),
+        ("--seed", "x", "--seed"),
+    ] {
+        bad(&["generate", "--model", model, "--prompt", "a", flag, value], 2, says);
+    }
     bad(&["inspect", text(&rows)], 2, "not a model folder");
     bad(&["inspect", "/nowhere/at/all"], 2, "no such model folder");
     bad(&["score", "--model", model, "--input", "/nowhere.jsonl"], 2, "no such file");

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use retort::decode::{Finish, Limits, Reply, greedy};
+use retort::decode::{Finish, Reply, Request, Sampling, sample};
 use retort::model::score::log_probabilities;
 use retort::model::{CausalLm, LoadOptions};
 
@@ -42,8 +42,16 @@ fn close(a: &[f32], b: &[f32], what: &str) {
     assert!(worst < 1e-4, "{what}: off by {worst:.1e}");
 }
 
+fn decode(model: &CausalLm, prompts: &[&[u32]], settings: &Sampling, batch: usize) -> Vec<Reply> {
+    retort::decode::replies(model, prompts, settings, batch).unwrap()
+}
+
+fn greedy(most: usize) -> Sampling {
+    Sampling { greedy: true, max_new_tokens: most, ..Sampling::default() }
+}
+
 fn replies(model: &CausalLm, prompts: &[&[u32]], most: usize) -> Vec<Reply> {
-    greedy(model, prompts, &Limits { max_new_tokens: most, eos: vec![], vocabulary: usize::MAX }).unwrap()
+    decode(model, prompts, &greedy(most), 32)
 }
 
 #[test]
@@ -86,7 +94,7 @@ fn a_long_neighbour_takes_no_room() {
         let (long, short) = (row(context - 3, 1), row(4, 2));
         let together = replies(&model, &[&long, &short], 20);
         assert_eq!(together[0].ids.len(), 3, "{case}: to the context's end");
-        assert_eq!(together[0].finish, Finish::Length);
+        assert_eq!(together[0].finish, Finish::Context);
         assert_eq!(together[0].ids, replies(&model, &[&long], 20)[0].ids, "{case}");
         assert_eq!(together[1].ids, replies(&model, &[&short], 20)[0].ids, "{case}");
     }
@@ -100,8 +108,8 @@ fn a_row_that_ends_changes_no_other() {
     let together: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
     let free = replies(&model, &together, 10);
     let stop = free[1].ids[2];
-    let limits = Limits { max_new_tokens: 10, eos: vec![stop], vocabulary: usize::MAX };
-    for (reply, free) in greedy(&model, &together, &limits).unwrap().iter().zip(&free) {
+    let settings = Sampling { eos: vec![stop], ..greedy(10) };
+    for (reply, free) in decode(&model, &together, &settings, 32).iter().zip(&free) {
         let end = free.ids.iter().position(|&id| id == stop).map_or(free.ids.len(), |n| n + 1);
         assert_eq!(reply.ids, free.ids[..end]);
         assert_eq!(
@@ -118,7 +126,56 @@ fn padding_rows_of_the_vocabulary_are_never_chosen() {
     let prompt = row(9, 1);
     let free = replies(&model, &[&prompt], 10);
     let bound = *free[0].ids.iter().max().unwrap() as usize;
-    let limits = Limits { max_new_tokens: 10, eos: vec![], vocabulary: bound };
-    let bounded = greedy(&model, &[&prompt], &limits).unwrap();
+    let bounded = decode(&model, &[&prompt], &Sampling { vocabulary: bound, ..greedy(10) }, 32);
     assert!(bounded[0].ids.iter().all(|&id| (id as usize) < bound) && bounded[0].ids != free[0].ids);
+}
+
+/// Sampled replies: the batch they are in, the order of the rows, how often lanes are refilled and moved
+/// together, and whether a prompt's pass is shared must not matter.
+#[test]
+fn samples_depend_on_their_row_alone() {
+    for case in CASES {
+        let model = model(case);
+        let rows: Vec<Vec<u32>> = (0..11)
+            .map(|n| row([9, 3, 14, 9, 1, 30, 3, 2, 17, 9, 5][n as usize], [1, 2, 3, 1][n as usize % 4]))
+            .collect();
+        let together: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+        // A third of the vocabulary ends a reply, so that lengths differ.
+        let settings =
+            Sampling { max_new_tokens: 14, eos: (0..20).collect(), seed: 5, ..Sampling::default() };
+        let all = decode(&model, &together, &settings, 32);
+        let lengths: std::collections::HashSet<usize> = all.iter().map(|r| r.ids.len()).collect();
+        assert!(lengths.len() > 3, "{case}: {lengths:?}");
+        for batch in [1, 2, 3, 5] {
+            for (one, other) in decode(&model, &together, &settings, batch).iter().zip(&all) {
+                assert_eq!((&one.ids, one.finish), (&other.ids, other.finish), "{case}, {batch} at a time");
+                close(&one.logprobs, &other.logprobs, case);
+            }
+        }
+        let requests: Vec<Request> = (0..together.len())
+            .rev()
+            .map(|n| Request { prompt: together[n], row: n as u64, sample: 0 })
+            .collect();
+        sample(&model, &requests, &settings, 4, &mut |n, reply| {
+            assert_eq!(reply.ids, all[together.len() - 1 - n].ids, "{case}, backwards");
+            Ok(())
+        })
+        .unwrap();
+    }
+}
+
+/// What sampling reports is what a plain forward pass says of the same tokens.
+#[test]
+fn sampled_scores_equal_uncached_ones() {
+    for case in CASES {
+        let model = model(case);
+        let prompts = [row(9, 1), row(9, 1), row(1, 2), row(14, 3)];
+        let together: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+        let settings = Sampling { max_new_tokens: 12, temperature: 0.7, top_k: 20, ..Sampling::default() };
+        for (prompt, reply) in together.iter().zip(decode(&model, &together, &settings, 3)) {
+            let whole: Vec<u32> = prompt.iter().chain(&reply.ids).copied().collect();
+            let scores = log_probabilities(&model, &[&whole], &mut |_| Ok(())).unwrap();
+            close(&scores[0][prompt.len() - 1..], &reply.logprobs, case);
+        }
+    }
 }

@@ -8,7 +8,7 @@ mod folders;
 mod golden;
 
 use golden::{Golden, distance, fixture, real, stored_names, worst};
-use retort::decode::{Limits, greedy};
+use retort::decode::{Sampling, replies};
 use retort::model::{CausalLm, LoadOptions, Padding, read_design};
 use retort::store::Folder;
 use retort::weights::save::write_tensors;
@@ -152,13 +152,11 @@ fn greedy_agrees(case: &str) {
         .map(|(row, &n)| row[row.len() - n as usize..].iter().map(|&id| id as u32).collect())
         .collect();
     let expected: Vec<Vec<i64>> = Vec::try_from(golden.get("greedy.ids")).unwrap();
-    let limits = Limits { max_new_tokens: 16, eos: vec![], vocabulary: usize::MAX };
+    let settings = Sampling { greedy: true, max_new_tokens: 16, ..Sampling::default() };
     let together: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-    let mut replies = greedy(&model, &together, &limits).unwrap();
-    for prompt in &together {
-        replies.extend(greedy(&model, &[prompt], &limits).unwrap());
-    }
-    for (n, reply) in replies.iter().enumerate() {
+    let mut all = replies(&model, &together, &settings, together.len()).unwrap();
+    all.extend(replies(&model, &together, &settings, 1).unwrap());
+    for (n, reply) in all.iter().enumerate() {
         let ids: Vec<i64> = reply.ids.iter().map(|&id| i64::from(id)).collect();
         assert_eq!(ids, expected[n % expected.len()], "{case}, reply {n}");
         assert_eq!(reply.logprobs.len(), 16);

@@ -1,0 +1,162 @@
+//! Sampling from one model.
+
+use tch::{Device, Kind, Tensor};
+
+use super::Reply;
+use super::distribution::{Distribution, Rules, draw};
+use super::lanes::{Lane, Lanes};
+use super::ngrams::bans;
+use super::settings::{Request, Sampling};
+use crate::error::{Error, Result};
+use crate::model::CausalLm;
+use crate::seed::Stream;
+use crate::signal;
+
+/// Steps between two looks of the host at what a GPU has drawn.
+const STEPS_UNSEEN: usize = 8;
+
+/// Samples a reply to each request, `batch` at a time; `done` gets them as they end, by their number among
+/// the requests.
+pub fn sample(
+    model: &CausalLm,
+    requests: &[Request<'_>],
+    settings: &Sampling,
+    batch: usize,
+    done: &mut dyn FnMut(usize, Reply) -> Result<()>,
+) -> Result<()> {
+    if requests.is_empty() {
+        return Ok(());
+    }
+    let _off = tch::no_grad_guard();
+    let mut lanes = Lanes::new(requests, batch, model.shape().context as usize, settings)?;
+    let (rows, room) = lanes.size();
+    let mut cache = model.cache(rows, room)?;
+    let mut next = None;
+    loop {
+        signal::check()?;
+        if lanes.turn_over(&mut [(model, &mut cache)], done)? {
+            next = None;
+        }
+        let n = lanes.lanes.len();
+        if n == 0 {
+            return Ok(());
+        }
+        let place = match &mut next {
+            Some(next) => next,
+            none => {
+                let rows: Vec<usize> = (0..n).collect();
+                none.insert(cache.next(&rows, &lanes.starts(), &vec![1; n])?)
+            }
+        };
+        let steps = Steps::of(&lanes.lanes, settings, model.device())?;
+        let mut ids_b = last_tokens(&lanes.lanes)?.f_to_device(model.device())?;
+        let mut seen: [Vec<Tensor>; 3] = Default::default();
+        for step in 0..steps.n {
+            let hidden = model.advance(&ids_b.f_unsqueeze(1)?, place, &mut cache)?;
+            place.step()?;
+            let logits = model.logits(&hidden.f_squeeze_dim(1)?)?;
+            let distribution = Distribution::of(&logits, settings, &steps.rules(step)?)?;
+            ids_b = if settings.greedy {
+                distribution.most_probable()?
+            } else {
+                draw(&[(&distribution, 1.0)], &steps.uniforms_sb.f_select(0, step as i64)?)?
+            };
+            let scored = distribution.score(&ids_b)?;
+            for (all, one) in seen.iter_mut().zip([ids_b.shallow_clone(), scored.own_b, scored.drawn_b]) {
+                all.push(one);
+            }
+        }
+        take(&mut lanes.lanes, &seen, &settings.eos)?;
+    }
+}
+
+/// One reply to each prompt, in their order; the n-th prompt's draws are those of row n.
+///
+/// ```no_run
+/// use retort::decode::{Sampling, replies};
+/// use retort::model::{CausalLm, LoadOptions};
+/// let model = CausalLm::load("models/tiny".as_ref(), LoadOptions::default())?;
+/// let settings = Sampling { max_new_tokens: 20, temperature: 0.8, eos: vec![2], ..Sampling::default() };
+/// let replies = replies(&model, &[&[1, 15, 27], &[1, 99]], &settings, 32)?;
+/// assert_eq!(replies.len(), 2);
+/// # Ok::<(), retort::error::Error>(())
+/// ```
+pub fn replies(
+    model: &CausalLm,
+    prompts: &[&[u32]],
+    settings: &Sampling,
+    batch: usize,
+) -> Result<Vec<Reply>> {
+    let requests: Vec<Request<'_>> =
+        prompts.iter().zip(0..).map(|(prompt, row)| Request { prompt, row, sample: 0 }).collect();
+    let mut all: Vec<Option<Reply>> = vec![None; prompts.len()];
+    sample(model, &requests, settings, batch, &mut |n, reply| {
+        all[n] = Some(reply);
+        Ok(())
+    })?;
+    all.into_iter().map(|r| r.ok_or_else(|| Error::bug("a request without a reply"))).collect()
+}
+
+/// What is known before the steps that the host does not look at.
+struct Steps {
+    n: usize,
+    /// A random number for each step and row.
+    uniforms_sb: Tensor,
+    /// Whether a row may not end yet: [steps, b]; none where all may.
+    young_sb: Option<Tensor>,
+    bans: Option<(Tensor, Tensor)>,
+}
+
+impl Steps {
+    /// One step where the host has to look or where looking costs nothing; otherwise several, but no row
+    /// beyond its room.
+    fn of(lanes: &[Lane], s: &Sampling, device: Device) -> Result<Self> {
+        let left = lanes.iter().map(Lane::left).min().unwrap_or(1);
+        let unseen = if device == Device::Cpu || s.no_repeat_ngram > 0 { 1 } else { STEPS_UNSEEN };
+        let n = unseen.min(left).max(1);
+        let b = lanes.len() as i64;
+        let each = |value: &dyn Fn(&Lane, usize) -> f64| -> Vec<f64> {
+            (0..n).flat_map(|step| lanes.iter().map(move |lane| value(lane, step))).collect()
+        };
+        let on_device = |x: &[f64]| -> Result<Tensor> {
+            Ok(Tensor::f_from_slice(x)?.f_view([n as i64, b])?.f_to_device(device)?)
+        };
+        let uniforms_sb = on_device(&if s.greedy {
+            vec![0.0; n * lanes.len()]
+        } else {
+            each(&|lane, step| lane.uniform(s.seed, Stream::Sample, step))
+        })?;
+        let young = |lane: &Lane, step: usize| f64::from(lane.replied() + step < s.min_new_tokens);
+        let some_young = !s.eos.is_empty() && lanes.iter().any(|lane| young(lane, 0) > 0.0);
+        let young_sb = some_young
+            .then(|| on_device(&each(&young)))
+            .transpose()?
+            .map(|x| x.f_to_kind(Kind::Bool))
+            .transpose()?;
+        Ok(Steps { n, uniforms_sb, young_sb, bans: bans(lanes, s, device)? })
+    }
+
+    fn rules(&self, step: usize) -> Result<Rules> {
+        let young =
+            self.young_sb.as_ref().map(|all| all.f_select(0, step as i64)?.f_unsqueeze(1)).transpose()?;
+        let bans = self.bans.as_ref().map(|(rows, ids)| (rows.shallow_clone(), ids.shallow_clone()));
+        Ok(Rules { young_b1: young, bans })
+    }
+}
+
+/// The token that each lane has to be fed next.
+pub(super) fn last_tokens(lanes: &[Lane]) -> Result<Tensor> {
+    Ok(Tensor::f_from_slice(&lanes.iter().map(Lane::last).collect::<Vec<_>>())?)
+}
+
+/// Brings what was drawn to the host, and each token to its lane.
+fn take(lanes: &mut [Lane], [ids, own, drawn]: &[Vec<Tensor>; 3], eos: &[u32]) -> Result<()> {
+    let ids = Vec::<i64>::try_from(Tensor::f_cat(ids, 0)?)?;
+    let own = Vec::<f32>::try_from(Tensor::f_cat(own, 0)?)?;
+    let drawn = Vec::<f32>::try_from(Tensor::f_cat(drawn, 0)?)?;
+    let n = lanes.len();
+    for (i, ((id, own), drawn)) in ids.into_iter().zip(own).zip(drawn).enumerate() {
+        lanes[i % n].take(id, own, drawn, eos);
+    }
+    Ok(())
+}
