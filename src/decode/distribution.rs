@@ -7,6 +7,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::masses::{Masses, argmax, find};
+use super::rules::Rules;
 use super::settings::{Sampling, Scores};
 use crate::error::{Error, Result};
 use crate::native::{host, parallel};
@@ -15,15 +16,6 @@ use crate::native::{host, parallel};
 const WORTH_A_THREAD: usize = 1 << 15;
 /// Candidates that are looked at before a top-p sorts everything.
 const CANDIDATES: i64 = 512;
-
-/// What holds for the rows of one step beside the settings.
-#[derive(Debug, Default)]
-pub(super) struct Rules {
-    /// Whether a row may not end yet: [b, 1], bool; none where all may.
-    pub young_b1: Option<Tensor>,
-    /// Tokens that may not come now: rows and ids.
-    pub bans: Option<(Tensor, Tensor)>,
-}
 
 /// The distribution of the next token of each row, filtered, with what its draws need.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use tch::Tensor;
 
 use super::settings::{Request, Sampling};
-use super::{Finish, Reply};
+use super::{Finish, Heard, Reply};
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
 use crate::model::cache::Cache;
@@ -31,12 +31,32 @@ pub(super) struct Lane {
     own: Vec<f32>,
     drawn: Vec<f32>,
     pub finish: Option<Finish>,
+    pub teacher: Teacher,
+}
+
+/// How far the teacher is with a sequence.
+#[derive(Debug, Default)]
+pub(super) struct Teacher {
+    /// Tokens that its cache holds.
+    pub fed: usize,
+    /// Whether the next token is the teacher's to draw.
+    pub waiting: bool,
+    /// log p of the reply's tokens, as far as it has seen them: without filters and with them.
+    pub own: Vec<f32>,
+    pub drawn: Vec<f32>,
+    /// The states it predicted them from.
+    pub states: Vec<Tensor>,
 }
 
 impl Lane {
     /// Tokens of the reply so far.
     pub fn replied(&self) -> usize {
         self.tokens.len() - self.prompt
+    }
+
+    /// Tokens of the prompt.
+    pub fn prompt(&self) -> usize {
+        self.prompt
     }
 
     /// Tokens that it can still get.
@@ -70,10 +90,42 @@ impl Lane {
         }
     }
 
-    fn reply(mut self) -> Reply {
+    /// Whether all that is asked for is there.
+    fn is_done(&self, heard: Option<Wanted>) -> bool {
+        self.finish.is_some() && (heard.is_none() || self.teacher.own.len() == self.own.len())
+    }
+
+    fn reply(mut self, heard: Option<Wanted>) -> Result<Reply> {
         let ids = self.tokens.split_off(self.prompt);
         let finish = self.finish.unwrap_or(Finish::Length);
-        Reply { ids, logprobs: self.own, drawn: self.drawn, finish }
+        let Some(wanted) = heard else {
+            return Ok(Reply { ids, logprobs: self.own, drawn: self.drawn, finish, teacher: None });
+        };
+        let drawn = self.drawn.iter().zip(&self.teacher.drawn).map(|(&q, &p)| wanted.mixed(q, p)).collect();
+        let states = wanted.states.then(|| Tensor::f_cat(&self.teacher.states, 0)).transpose()?;
+        let teacher = Some(Heard { logprobs: self.teacher.own, states });
+        Ok(Reply { ids, logprobs: self.own, drawn, finish, teacher })
+    }
+}
+
+/// What is wanted of the teacher beside its draws.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    /// Its share of the mixture.
+    pub alpha: f64,
+    /// Its last states.
+    pub states: bool,
+}
+
+impl Wanted {
+    /// The logarithm of the mixture of two probabilities.
+    fn mixed(self, q: f32, p: f32) -> f32 {
+        let (a, b) = (self.alpha.ln() + f64::from(p), (1.0 - self.alpha).ln() + f64::from(q));
+        let most = a.max(b);
+        if most == f64::NEG_INFINITY {
+            return f32::NEG_INFINITY;
+        }
+        (most + ((a - most).exp() + (b - most).exp()).ln()) as f32
     }
 }
 
@@ -87,6 +139,7 @@ pub(super) struct Lanes<'a> {
     most: usize,
     context: usize,
     max_new: usize,
+    heard: Option<Wanted>,
 }
 
 /// A model and its cache.
@@ -109,7 +162,20 @@ impl<'a> Lanes<'a> {
         }
         let lanes = Vec::with_capacity(most.min(requests.len()));
         let waiting = (0..requests.len()).collect();
-        Ok(Lanes { requests, waiting, lanes, most: most.max(1), context, max_new: s.max_new_tokens })
+        Ok(Lanes {
+            requests,
+            waiting,
+            lanes,
+            most: most.max(1),
+            context,
+            max_new: s.max_new_tokens,
+            heard: None,
+        })
+    }
+
+    /// Keeps sequences until the teacher has seen all of them.
+    pub fn heard_by_a_teacher(self, wanted: Option<Wanted>) -> Self {
+        Lanes { heard: wanted, ..self }
     }
 
     /// The rows and the tokens a row that a cache needs.
@@ -128,7 +194,7 @@ impl<'a> Lanes<'a> {
         let mut fresh = Vec::new();
         let mut from: Vec<usize> = (0..self.lanes.len()).collect();
         let before = self.lanes.len();
-        let mut ended: VecDeque<usize> = (0..before).filter(|&i| self.lanes[i].finish.is_some()).collect();
+        let mut ended: VecDeque<usize> = (0..before).filter(|&i| self.lanes[i].is_done(self.heard)).collect();
         // Waiting requests take the first free lanes; behind them the last lanes close the gaps.
         while !ended.is_empty()
             && let Some(request) = self.waiting.pop_front()
@@ -137,12 +203,12 @@ impl<'a> Lanes<'a> {
             fresh.push(slot);
             let lane = self.lane(request);
             let finished = std::mem::replace(&mut self.lanes[slot], lane);
-            done(finished.request, finished.reply())?;
+            done(finished.request, finished.reply(self.heard)?)?;
         }
         for slot in ended.into_iter().rev() {
             from.swap_remove(slot);
             let finished = self.lanes.swap_remove(slot);
-            done(finished.request, finished.reply())?;
+            done(finished.request, finished.reply(self.heard)?)?;
         }
         let moved: Vec<(usize, usize)> =
             from.iter().enumerate().filter(|(to, from)| to != *from).map(|(to, &from)| (from, to)).collect();
@@ -177,6 +243,7 @@ impl<'a> Lanes<'a> {
             own: Vec::new(),
             drawn: Vec::new(),
             finish: None,
+            teacher: Teacher { fed: prompt.len() - 1, ..Teacher::default() },
         }
     }
 

@@ -8,10 +8,12 @@
 mod distribution;
 mod lanes;
 mod masses;
-mod ngrams;
+mod mixed;
 mod plain;
+mod rules;
 pub mod settings;
 
+pub use mixed::{Effort, Form, Mixture, sample_mixed};
 pub use plain::{replies, sample};
 pub use settings::{Request, Sampling, Scores};
 
@@ -36,15 +38,36 @@ impl Finish {
     }
 }
 
-/// A reply to one prompt.
-#[derive(Debug, Clone, PartialEq)]
+/// A reply to one prompt, with what training needs of it: nothing here is computed twice.
+#[derive(Debug)]
 pub struct Reply {
     /// Its tokens, the one that ended it included.
     pub ids: Vec<u32>,
     /// log p of each at temperature 1 without filters, over what [`Scores`] says, float32.
     pub logprobs: Vec<f32>,
-    /// log p of each under the distribution that it was drawn from.
+    /// log p of each under the distribution that it was drawn from: filtered, and mixed where a teacher
+    /// takes part.
     pub drawn: Vec<f32>,
     /// How it ended.
     pub finish: Finish,
+    /// What the teacher says of it, where that was asked for.
+    pub teacher: Option<Heard>,
+}
+
+impl Reply {
+    /// The importance weight of each token: its probability under the model over that under which it was
+    /// drawn.
+    pub fn weights(&self) -> Vec<f32> {
+        self.logprobs.iter().zip(&self.drawn).map(|(own, drawn)| (own - drawn).exp()).collect()
+    }
+}
+
+/// What a teacher says of a reply.
+#[derive(Debug)]
+pub struct Heard {
+    /// log p of each token under the teacher, at temperature 1 without filters.
+    pub logprobs: Vec<f32>,
+    /// The states that the teacher's head sees where it predicts each token, [tokens, channels]: its
+    /// logits can be made again from them, exactly, at a hundredth of the memory.
+    pub states: Option<tch::Tensor>,
 }

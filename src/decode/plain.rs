@@ -1,11 +1,11 @@
 //! Sampling from one model.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use super::Reply;
-use super::distribution::{Distribution, Rules, draw};
+use super::distribution::{Distribution, draw};
 use super::lanes::{Lane, Lanes};
-use super::ngrams::bans;
+use super::rules::Rules;
 use super::settings::{Request, Sampling};
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
@@ -48,18 +48,20 @@ pub fn sample(
                 none.insert(cache.next(&rows, &lanes.starts(), &vec![1; n])?)
             }
         };
-        let steps = Steps::of(&lanes.lanes, settings, model.device())?;
+        let steps = unseen(&lanes.lanes, settings, model.device());
+        let rules = Rules::next(&lanes.lanes, settings, model.device())?;
+        let uniforms_sb = uniforms(&lanes.lanes, steps, settings, model.device())?;
         let mut ids_b = last_tokens(&lanes.lanes)?.f_to_device(model.device())?;
         let mut seen: [Vec<Tensor>; 3] = Default::default();
-        for step in 0..steps.n {
+        for step in 0..steps {
             let hidden = model.advance(&ids_b.f_unsqueeze(1)?, place, &mut cache)?;
             place.step()?;
             let logits = model.logits(&hidden.f_squeeze_dim(1)?)?;
-            let distribution = Distribution::of(&logits, settings, &steps.rules(step)?)?;
+            let distribution = Distribution::of(&logits, settings, &rules)?;
             ids_b = if settings.greedy {
                 distribution.most_probable()?
             } else {
-                draw(&[(&distribution, 1.0)], &steps.uniforms_sb.f_select(0, step as i64)?)?
+                draw(&[(&distribution, 1.0)], &uniforms_sb.f_select(0, step as i64)?)?
             };
             let scored = distribution.score(&ids_b)?;
             for (all, one) in seen.iter_mut().zip([ids_b.shallow_clone(), scored.own_b, scored.drawn_b]) {
@@ -89,7 +91,7 @@ pub fn replies(
 ) -> Result<Vec<Reply>> {
     let requests: Vec<Request<'_>> =
         prompts.iter().zip(0..).map(|(prompt, row)| Request { prompt, row, sample: 0 }).collect();
-    let mut all: Vec<Option<Reply>> = vec![None; prompts.len()];
+    let mut all: Vec<Option<Reply>> = prompts.iter().map(|_| None).collect();
     sample(model, &requests, settings, batch, &mut |n, reply| {
         all[n] = Some(reply);
         Ok(())
@@ -97,51 +99,21 @@ pub fn replies(
     all.into_iter().map(|r| r.ok_or_else(|| Error::bug("a request without a reply"))).collect()
 }
 
-/// What is known before the steps that the host does not look at.
-struct Steps {
-    n: usize,
-    /// A random number for each step and row.
-    uniforms_sb: Tensor,
-    /// Whether a row may not end yet: [steps, b]; none where all may.
-    young_sb: Option<Tensor>,
-    bans: Option<(Tensor, Tensor)>,
+/// How many steps the host does not look at: none where it has to or where looking costs nothing;
+/// otherwise several, but no row goes beyond its room.
+fn unseen(lanes: &[Lane], s: &Sampling, device: Device) -> usize {
+    let left = lanes.iter().map(Lane::left).min().unwrap_or(1);
+    // What may come next depends on what came, or on how many: the host has to know.
+    let young = lanes.iter().any(|lane| lane.replied() < s.min_new_tokens);
+    let most = if device == Device::Cpu || s.no_repeat_ngram > 0 || young { 1 } else { STEPS_UNSEEN };
+    most.min(left).max(1)
 }
 
-impl Steps {
-    /// One step where the host has to look or where looking costs nothing; otherwise several, but no row
-    /// beyond its room.
-    fn of(lanes: &[Lane], s: &Sampling, device: Device) -> Result<Self> {
-        let left = lanes.iter().map(Lane::left).min().unwrap_or(1);
-        let unseen = if device == Device::Cpu || s.no_repeat_ngram > 0 { 1 } else { STEPS_UNSEEN };
-        let n = unseen.min(left).max(1);
-        let b = lanes.len() as i64;
-        let each = |value: &dyn Fn(&Lane, usize) -> f64| -> Vec<f64> {
-            (0..n).flat_map(|step| lanes.iter().map(move |lane| value(lane, step))).collect()
-        };
-        let on_device = |x: &[f64]| -> Result<Tensor> {
-            Ok(Tensor::f_from_slice(x)?.f_view([n as i64, b])?.f_to_device(device)?)
-        };
-        let uniforms_sb = on_device(&if s.greedy {
-            vec![0.0; n * lanes.len()]
-        } else {
-            each(&|lane, step| lane.uniform(s.seed, Stream::Sample, step))
-        })?;
-        let young = |lane: &Lane, step: usize| f64::from(lane.replied() + step < s.min_new_tokens);
-        let some_young = !s.eos.is_empty() && lanes.iter().any(|lane| young(lane, 0) > 0.0);
-        let young_sb = some_young
-            .then(|| on_device(&each(&young)))
-            .transpose()?
-            .map(|x| x.f_to_kind(Kind::Bool))
-            .transpose()?;
-        Ok(Steps { n, uniforms_sb, young_sb, bans: bans(lanes, s, device)? })
-    }
-
-    fn rules(&self, step: usize) -> Result<Rules> {
-        let young =
-            self.young_sb.as_ref().map(|all| all.f_select(0, step as i64)?.f_unsqueeze(1)).transpose()?;
-        let bans = self.bans.as_ref().map(|(rows, ids)| (rows.shallow_clone(), ids.shallow_clone()));
-        Ok(Rules { young_b1: young, bans })
-    }
+/// A random number for each of the next steps and each row: [steps, b], float64.
+pub(super) fn uniforms(lanes: &[Lane], steps: usize, s: &Sampling, device: Device) -> Result<Tensor> {
+    let place = |step: usize| lanes.iter().map(move |lane| lane.uniform(s.seed, Stream::Sample, step));
+    let all: Vec<f64> = (0..steps).flat_map(place).collect();
+    Ok(Tensor::f_from_slice(&all)?.f_view([steps as i64, lanes.len() as i64])?.f_to_device(device)?)
 }
 
 /// The token that each lane has to be fed next.
