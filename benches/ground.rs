@@ -14,16 +14,16 @@ use retort::weights::{Residence, WeightFiles};
 use serde_json::{Value, json};
 use support::agree::Agreement;
 use support::args::Args;
-use support::folders::{Float, Folders};
+use support::folders::{self, Float, Folders};
 use support::peer::Peer;
 use support::table::{Row, Table};
 use tch::{Device, Tensor};
 
 fn main() {
     let args = Args::read();
-    let folders = Folders::make(args.quick);
-    let peer = Peer::start();
-    let table = Table::new(&args, &folders.what, peer.as_ref().map(Peer::versions));
+    let folders = Folders::make(args.quick, folders::SMOLLM2);
+    let peer = Peer::start("ground_peer.py");
+    let table = Table::new("ground", &args, &folders.what, peer.as_ref().map(Peer::versions));
     let mut bench = Bench { args, peer, table };
     for float in Float::ALL {
         bench.load(&folders.of(float), float);

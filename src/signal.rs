@@ -8,23 +8,43 @@ use crate::error::{Cause, Error, Result};
 /// The signal that came, or 0.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 
+/// What a signal does: 0 asks work to stop, 1 ends the program at once, 2 ends a reply.
+static PURPOSE: AtomicI32 = AtomicI32::new(0);
+
 /// Takes SIGINT and SIGTERM over; once, at start.
 pub fn install() {
     extern "C" fn on_signal(number: libc::c_int) {
-        let first = SIGNAL.swap(number, Ordering::Relaxed) == 0;
+        let purpose = PURPOSE.load(Ordering::Relaxed);
+        let first = SIGNAL.swap(number, Ordering::Relaxed) == 0 && purpose != 1;
         const WORD: &[u8] = b"retort: stopping at the next safe place; once more ends it at once\n";
         // SAFETY: a handler may write and may end the process.
         unsafe {
-            if first {
-                libc::write(libc::STDERR_FILENO, WORD.as_ptr().cast(), WORD.len());
-            } else {
+            if !first {
                 libc::_exit(128 + number);
+            }
+            if purpose == 0 {
+                libc::write(libc::STDERR_FILENO, WORD.as_ptr().cast(), WORD.len());
             }
         }
     }
     for number in [libc::SIGINT, libc::SIGTERM] {
         // SAFETY: the handler only touches an atomic and may end the process.
         unsafe { libc::signal(number, on_signal as *const () as libc::sighandler_t) };
+    }
+}
+
+/// In a conversation: whether the program waits for the user, who may end it there without loss, or
+/// replies, which a signal stops.
+pub fn at_prompt(waits: bool) {
+    PURPOSE.store(if waits { 1 } else { 2 }, Ordering::Relaxed);
+}
+
+/// In a conversation: whether Ctrl-C came since the last call. SIGTERM is an error that ends the program.
+pub fn take_interrupt() -> Result<bool> {
+    match SIGNAL.swap(0, Ordering::Relaxed) {
+        0 => Ok(false),
+        libc::SIGINT => Ok(true),
+        number => Err(Error::new(Cause::Stopped(number as u8), "stopped by a signal")),
     }
 }
 

@@ -42,14 +42,14 @@ pub struct Folders {
 
 impl Folders {
     /// Of the folder that RETORT_BENCH_MODEL names, or of random weights in SmolLM2-135M's shape.
-    pub fn make(quick: bool) -> Self {
+    pub fn make(quick: bool, shape: Llama) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let real = std::env::var_os("RETORT_BENCH_MODEL").filter(|_| !quick).map(PathBuf::from);
         let config = match &real {
             Some(folder) => {
                 serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap()
             }
-            None => config(quick),
+            None => config(quick, shape),
         };
         let whose = if real.is_some() { "its own weights" } else { "random weights" };
         let folders = Folders { what: describe(&config, whose), dir };
@@ -77,17 +77,34 @@ fn tensors(real: Option<&Path>, config: &Path) -> Vec<(String, Tensor)> {
     params.names().iter().map(|name| (name.clone(), params.get(name).unwrap())).collect()
 }
 
-/// SmolLM2-135M's config.json, or one like it that takes no time.
-fn config(quick: bool) -> Value {
+/// The sizes of a model of the Llama family.
+#[derive(Debug, Clone, Copy)]
+pub struct Llama {
+    pub hidden: i64,
+    pub layers: i64,
+    pub heads: i64,
+    pub kv_heads: i64,
+    pub ffn: i64,
+    pub vocabulary: i64,
+}
+
+/// SmolLM2-135M.
+pub const SMOLLM2: Llama =
+    Llama { hidden: 576, layers: 30, heads: 9, kv_heads: 3, ffn: 1536, vocabulary: 49152 };
+
+/// The shape's config.json, or one like it that takes no time.
+fn config(quick: bool, shape: Llama) -> Value {
     let mut config = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
-        "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
-        "intermediate_size": 1536, "vocab_size": 49152, "max_position_embeddings": 8192,
+        "hidden_size": shape.hidden, "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads,
+        "intermediate_size": shape.ffn, "vocab_size": shape.vocabulary, "max_position_embeddings": 8192,
         "rope_theta": 100_000.0, "rms_norm_eps": 1e-5, "tie_word_embeddings": true,
         "attention_bias": false, "mlp_bias": false, "bos_token_id": 1, "eos_token_id": 2,
     });
     if quick {
-        for (key, small) in [("hidden_size", 36), ("num_hidden_layers", 2), ("vocab_size", 96)] {
+        let width = 4 * shape.heads;
+        for (key, small) in [("hidden_size", width), ("num_hidden_layers", 2), ("vocab_size", 96)] {
             config[key] = small.into();
         }
         config["intermediate_size"] = 64.into();

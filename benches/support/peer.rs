@@ -15,15 +15,15 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts the peer with the Python that RETORT_PEER_PYTHON names; none without it.
-    pub fn start() -> Option<Self> {
+    /// Starts this script of `benches/peers` with the Python that RETORT_PEER_PYTHON names; none without it.
+    pub fn start(script: &str) -> Option<Self> {
         let Some(python) = std::env::var_os("RETORT_PEER_PYTHON").filter(|p| !p.is_empty()) else {
             eprintln!("RETORT_PEER_PYTHON is not set: NO COMPARISON, our own times alone.");
             eprintln!("Set it to a Python with torch 2.11 and transformers to get ratios.");
             return None;
         };
         let mut child = Command::new(python)
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/ground_peer.py"))
+            .arg(format!("{}/benches/peers/{script}", env!("CARGO_MANIFEST_DIR")))
             .env("HF_HUB_OFFLINE", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

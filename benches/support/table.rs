@@ -21,7 +21,7 @@ pub struct Table {
 
 impl Table {
     /// An empty table with everything that a reader needs to judge it.
-    pub fn new(args: &Args, model: &str, peer: Option<&str>) -> Self {
+    pub fn new(bench: &str, args: &Args, model: &str, peer: Option<&str>) -> Self {
         let cores = args.threads.last().copied().unwrap_or(1);
         let given: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").map(quoted).collect();
         let real =
@@ -30,12 +30,12 @@ impl Table {
         let head = [
             format!("* machine: {}, {cores} cores used", cpu()),
             format!("* date: {}", said("date", &["-u", "+%Y-%m-%d"])),
-            format!("* commit: {}", commit()),
+            format!("* commit: {}", commit(bench)),
             format!("* libtorch: {}", retort::native::torch_version()),
             format!("* peer: {}", peer.unwrap_or("NONE: no ratios")),
             format!("* model: {model}"),
             format!("* rounds: {}, ours and theirs in turn", args.rounds),
-            format!("* command: `{real}{python}cargo bench --bench ground -- {}`", given.join(" ")),
+            format!("* command: `{real}{python}cargo bench --bench {bench} -- {}`", given.join(" ")),
         ];
         Table { head: head.join("\n"), rows: Vec::new(), agreement: None }
     }
@@ -108,8 +108,9 @@ fn cpu() -> String {
     )
 }
 
-fn commit() -> String {
-    let code = ["src", "policies", "Cargo.lock", "benches/ground.rs", "benches/support", "benches/peers"];
+fn commit(bench: &str) -> String {
+    let own = format!("benches/{bench}.rs");
+    let code = ["src", "policies", "Cargo.lock", &own, "benches/support", "benches/peers"];
     let changed = said("git", &[["status", "--porcelain", "--"].as_slice(), &code].concat());
     let commit = said("git", &["rev-parse", "--short=10", "HEAD"]);
     if changed.is_empty() { commit } else { format!("{commit} with changes") }

@@ -58,6 +58,8 @@ pub enum Command {
     Score(Score),
     /// Replies to prompts
     Generate(Generate),
+    /// A conversation, line by line
+    Chat(Chat),
     /// What a model folder holds, and whether its parts fit together
     Inspect(Inspect),
     /// A Hugging Face folder from a GGUF file
@@ -151,6 +153,12 @@ pub struct Generate {
     /// How replies are sampled.
     #[command(flatten)]
     pub sampling: SamplingArgs,
+    /// Draw each token from a mixture of the model and this teacher
+    #[arg(long, value_name = "MODEL", conflicts_with = "greedy")]
+    pub teacher: Option<String>,
+    /// The teacher's share of the mixture (0.2 unless told)
+    #[arg(long, value_name = "SHARE", requires = "teacher")]
+    pub mix: Option<f64>,
     /// Replies to each prompt
     #[arg(long, default_value = "1", value_name = "N", value_parser = at_least_one)]
     pub samples: usize,
@@ -160,6 +168,24 @@ pub struct Generate {
     /// Prompts as they are, without a template (the same as --template plain)
     #[arg(long, conflicts_with = "template")]
     pub raw: bool,
+}
+
+/// `retort chat`.
+#[derive(Debug, Args)]
+#[command(long_about = "A conversation, line by line: each line of standard input gets a reply.
+
+Replies come token by token; Ctrl-C stops one. What was said stays in the model's cache. /new starts
+again. With --json, a line a reply, as generate gives it.")]
+pub struct Chat {
+    /// The model: a folder, or org/name in the Hugging Face cache
+    #[arg(long, value_name = "MODEL")]
+    pub model: String,
+    /// How turns become text: auto, chat, alpaca, plain, or the path of a .jinja file
+    #[arg(long, default_value = "auto", value_name = "TEMPLATE")]
+    pub template: TemplateChoice,
+    /// How replies are sampled.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
 }
 
 /// How replies are sampled.

@@ -10,10 +10,13 @@ use super::models::{Loaded, Use, read_rows};
 use super::output::Out;
 use super::progress::Progress;
 use crate::data::{Row, Schema};
-use crate::decode::{Finish, Reply, Request, sample};
+use crate::decode::{Finish, Form, Mixture, Reply, Request, sample, sample_mixed};
 use crate::error::{Error, Result};
 use crate::model::score::check_finite;
 use crate::text::TemplateChoice;
+
+/// The teacher's share where --mix does not say: the papers'.
+const MIX: f64 = 0.2;
 
 pub(super) fn run(args: &Generate, common: &Common) -> Result<()> {
     let settings = args.sampling.settings();
@@ -22,6 +25,7 @@ pub(super) fn run(args: &Generate, common: &Common) -> Result<()> {
         args.rows.need_input()?;
     }
     let loaded = Loaded::open(&args.model, common)?;
+    let teacher = args.teacher.as_deref().map(|name| loaded.teacher(name, common)).transpose()?;
     let choice = if args.raw { TemplateChoice::Plain } else { args.rows.template.clone() };
     let prompts = prompts(&loaded, args, &choice)?;
     let settings = loaded.sampling(settings);
@@ -41,10 +45,23 @@ pub(super) fn run(args: &Generate, common: &Common) -> Result<()> {
         cut_short: 0,
     };
     let mut progress = Progress::new("replies", requests.len(), common.quiet);
-    sample(&loaded.model, &requests, &settings, args.batch, &mut |n, reply| {
+    let done = &mut |n: usize, reply: Reply| {
         progress.add(1);
         answers.take(n, reply)
-    })?;
+    };
+    match &teacher {
+        None => sample(&loaded.model, &requests, &settings, args.batch, done)?,
+        Some(teacher) => {
+            let mixture = Mixture {
+                teacher: &teacher.model,
+                alpha: args.mix.unwrap_or(MIX),
+                form: Form::COINS,
+                scores: false,
+                states: false,
+            };
+            sample_mixed(&loaded.model, mixture, &requests, &settings, args.batch, done).map(|_| ())?;
+        }
+    }
     drop(progress);
     answers.finish()
 }
@@ -82,7 +99,7 @@ impl Answers<'_> {
     }
 
     fn write(&mut self, prompt: &str, reply: &Reply) -> Result<()> {
-        let response = response(self.loaded, reply)?;
+        let response = self.loaded.response(reply)?;
         self.cut_short += usize::from(reply.finish == Finish::Context);
         match self.look {
             Look::Json => self.out.json(&json!({
@@ -104,15 +121,6 @@ impl Answers<'_> {
         }
         self.out.finish()
     }
-}
-
-/// The reply as text, without the token that ended it.
-fn response(loaded: &Loaded, reply: &Reply) -> Result<String> {
-    let ids = match (reply.finish, reply.ids.split_last()) {
-        (Finish::Eos, Some((_, before))) => before,
-        _ => &reply.ids[..],
-    };
-    loaded.tokenizer.decode(ids, true)
 }
 
 /// The prompts as they were given, and as tokens.

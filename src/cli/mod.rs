@@ -4,6 +4,7 @@
 //! stderr; an error is one line and at most one more of advice.
 
 mod args;
+mod chat;
 mod completions;
 mod generate;
 mod import;
@@ -61,6 +62,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.command {
         Command::Score(args) => score::run(args, common),
         Command::Generate(args) => generate::run(args, common),
+        Command::Chat(args) => chat::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),
         Command::Import(args) => import::run(args, common),
         Command::Completions(args) => completions::run(args),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::args::{Common, Rows};
 use crate::data::{self, Encoded, Encoder, Row, Schema};
-use crate::decode::Sampling;
+use crate::decode::{Finish, Reply, Sampling};
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, LoadOptions};
 use crate::text::{Template, TemplateChoice, Tokenizer, eos_ids, turn_end};
@@ -39,6 +39,24 @@ impl Loaded {
     /// These settings with what depends on the model: where replies end, and what may be chosen.
     pub fn sampling(&self, settings: Sampling) -> Sampling {
         Sampling { eos: self.eos.clone(), vocabulary: self.tokenizer.vocab_size(), ..settings }
+    }
+
+    /// The model that teaches this one: it must speak of the same tokens.
+    pub fn teacher(&self, name: &str, common: &Common) -> Result<Self> {
+        let teacher = Self::open(name, common)?;
+        if let Some(warning) = self.tokenizer.agree(&teacher.tokenizer)? {
+            tracing::warn!("{warning}");
+        }
+        Ok(teacher)
+    }
+
+    /// A reply as text, without the token that ended it.
+    pub fn response(&self, reply: &Reply) -> Result<String> {
+        let ids = match (reply.finish, reply.ids.split_last()) {
+            (Finish::Eos, Some((_, before))) => before,
+            _ => &reply.ids,
+        };
+        self.tokenizer.decode(ids, true)
     }
 
     /// The encoder for rows of this schema.

@@ -5,6 +5,7 @@
 //! the order of the rows. What one step does for the rows of a batch is in `plain` and `mixed`; which rows
 //! those are, in `lanes`; from logits to a token, in `distribution`.
 
+mod dialogue;
 mod distribution;
 mod lanes;
 mod masses;
@@ -13,6 +14,7 @@ mod plain;
 mod rules;
 pub mod settings;
 
+pub use dialogue::Dialogue;
 pub use mixed::{Effort, Form, Mixture, sample_mixed};
 pub use plain::{replies, sample};
 pub use settings::{Request, Sampling, Scores};
@@ -26,6 +28,8 @@ pub enum Finish {
     Length,
     /// At the end of the model's context, with fewer.
     Context,
+    /// Where whoever listens had heard enough.
+    Stopped,
 }
 
 impl Finish {
@@ -34,6 +38,7 @@ impl Finish {
         match self {
             Finish::Eos => "eos",
             Finish::Length | Finish::Context => "length",
+            Finish::Stopped => "stopped",
         }
     }
 }

@@ -9,6 +9,7 @@ mod files;
 mod smollm2;
 #[path = "../support/mod.rs"]
 mod support;
+mod talk;
 mod usage;
 
 use std::path::Path;
