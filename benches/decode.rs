@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a bench stops where something is wrong")]
 
+#[expect(dead_code, reason = "the other benches use more of it")]
 mod support;
 
 use std::path::Path;
@@ -81,11 +82,15 @@ impl Bench {
         let greedy = run(model, &ids, rows, new, true);
         if let Some(peer) = &mut self.peer {
             let theirs = peer.ask(&request);
-            let theirs: Vec<i64> = theirs["ids"].as_array().unwrap().iter().filter_map(|x| x.as_i64()).collect();
+            let theirs: Vec<i64> =
+                theirs["ids"].as_array().unwrap().iter().filter_map(|x| x.as_i64()).collect();
             let same = greedy.iter().zip(&theirs).filter(|(a, b)| a == b).count();
             let share = same as f64 / greedy.len() as f64;
             assert_eq!(greedy.len(), theirs.len(), "{name}");
-            assert!(float.name() != "f32" || share > 0.9, "{name}: {share:.2} of the greedy tokens are the same");
+            assert!(
+                float.name() != "f32" || share > 0.9,
+                "{name}: {share:.2} of the greedy tokens are the same"
+            );
             eprintln!("{name}: {:.0}% of the greedy tokens are the same", 100.0 * share);
         }
         request["greedy"] = false.into();

@@ -65,7 +65,7 @@ impl<'m> Dialogue<'m> {
             let hidden = self.feed(&last)?;
             let lane = &lanes.lanes[..1];
             let rules = Rules::next(lane, settings, self.model.device())?;
-            let distribution = Distribution::of(&self.model.logits(&hidden)?, settings, &rules)?;
+            let distribution = Distribution::of(&self.model.next_logits(&hidden)?, settings, &rules)?;
             let id_b = if settings.greedy {
                 distribution.most_probable()?
             } else {

@@ -160,7 +160,7 @@ impl Tick<'_, '_> {
         let ids_b1 = last_tokens(self.lanes)?.f_to_device(model.device())?.f_unsqueeze(1)?;
         let hidden = model.advance(&ids_b1, &next, cache)?.f_squeeze_dim(1)?;
         let rules = Rules::next(self.lanes, self.settings, model.device())?;
-        let distribution = Distribution::of(&model.logits(&hidden)?, self.settings, &rules)?;
+        let distribution = Distribution::of(&model.next_logits(&hidden)?, self.settings, &rules)?;
         Ok((hidden, distribution))
     }
 
@@ -277,7 +277,7 @@ impl Tick<'_, '_> {
         let places = visit.places[start..start + n].to_vec();
         let prefixes: Vec<(&Lane, usize)> = places.iter().map(|&(i, at)| (&self.lanes[i], at)).collect();
         let rules = Rules::at(&prefixes, self.settings, teacher.device())?;
-        let p = Distribution::of(&teacher.logits(hidden_nd)?, self.settings, &rules)?;
+        let p = Distribution::of(&teacher.next_logits(hidden_nd)?, self.settings, &rules)?;
         let uniforms: Vec<f64> = places
             .iter()
             .map(|&(i, _)| self.lanes[i].uniform(self.settings.seed, Stream::Sample, 0))

@@ -56,7 +56,7 @@ pub fn sample(
         for step in 0..steps {
             let hidden = model.advance(&ids_b.f_unsqueeze(1)?, place, &mut cache)?;
             place.step()?;
-            let logits = model.logits(&hidden.f_squeeze_dim(1)?)?;
+            let logits = model.next_logits(&hidden.f_squeeze_dim(1)?)?;
             let distribution = Distribution::of(&logits, settings, &rules)?;
             ids_b = if settings.greedy {
                 distribution.most_probable()?

@@ -6,6 +6,7 @@ use tch::{Kind, Tensor};
 use super::Under;
 use super::sight::Sight;
 use crate::error::Result;
+use crate::native::small;
 
 /// A linear map, stored as `[out, in]`, or as `[in, out]` by GPT-2.
 #[derive(Debug)]
@@ -30,6 +31,11 @@ impl Linear {
 
     /// The map's value.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if !self.input_first
+            && let Some(out) = small::linear(x, &self.weight, self.bias.as_ref())?
+        {
+            return Ok(out);
+        }
         // The transposed view is made anew each time: one made at start would carry no gradient
         // where the model was built with gradients off.
         if self.input_first {
@@ -87,7 +93,10 @@ impl Norm {
             Norm::Layer { weight, bias, width, eps } => {
                 Ok(x.f_layer_norm([*width], weight.as_ref(), bias.as_ref(), *eps, true)?)
             }
-            Norm::Rms { weight, width, eps } => Ok(x.f_rms_norm([*width], Some(weight), *eps)?),
+            Norm::Rms { weight, width, eps } => match small::rms_norm(x, weight, *eps)? {
+                Some(out) => Ok(out),
+                None => Ok(x.f_rms_norm([*width], Some(weight), *eps)?),
+            },
         }
     }
 
@@ -254,6 +263,9 @@ pub struct Head {
 impl Head {
     /// The logits over the whole output, in the model's float type.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        if let Some(logits) = small::linear(hidden, &self.weight_vd, self.bias_v.as_ref())? {
+            return Ok(logits);
+        }
         Ok(hidden.f_linear(&self.weight_vd, self.bias_v.as_ref())?)
     }
 

@@ -10,7 +10,7 @@ use super::layers::Head;
 use super::sight::{Padding, Sight};
 use super::{Block, Design, Parts, read_design, too_long};
 use crate::error::{Error, Result};
-use crate::native;
+use crate::native::{self, small};
 use crate::weights::{Params, Residence, WeightFiles};
 
 /// How a model is loaded.
@@ -134,6 +134,12 @@ impl CausalLm {
         self.parts.head.logits(hidden_btd)
     }
 
+    /// The same for the few rows of a decoding step. Gradients must be off.
+    pub fn next_logits(&self, hidden_bd: &Tensor) -> Result<Tensor> {
+        let _few = small::allow();
+        self.parts.head.logits(hidden_bd)
+    }
+
     /// An empty cache with room for `rows` sequences of up to `room` tokens each.
     pub fn cache(&self, rows: usize, room: usize) -> Result<Cache> {
         self.check_length(room as i64)?;
@@ -151,6 +157,7 @@ impl CausalLm {
     /// that the head sees for them: [b, t, channels]. What stands at padding means nothing. Gradients
     /// must be off.
     pub fn advance(&self, ids_bt: &Tensor, next: &Next, cache: &mut Cache) -> Result<Tensor> {
+        let _few = small::allow();
         let sight = cache.sight(next)?;
         self.parts.finish.forward(self.blocks(ids_bt, &sight, cache)?)
     }

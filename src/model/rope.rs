@@ -10,6 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::config::RawConfig;
 use crate::error::Result;
+use crate::native::small;
 
 /// The scaling names that are built here.
 const KNOWN: &str = "default, linear, llama3";
@@ -115,6 +116,9 @@ impl Rope {
 
 /// Channel i becomes `x_i cos - x_(i+d/2) sin`, channel i + d/2 `x_(i+d/2) cos + x_i sin`.
 fn turn_all(x: &Tensor, cos: &Tensor, signed_sin: &Tensor) -> Result<Tensor> {
+    if let Some(turned) = small::turn(x, cos, signed_sin)? {
+        return Ok(turned);
+    }
     let half = x.size().last().copied().unwrap_or(0) / 2;
     let swapped = x.f_roll([half], [-1])?;
     Ok(x.f_mul(cos)?.f_add(&swapped.f_mul(signed_sin)?)?)

@@ -6,6 +6,7 @@
 pub mod cuda;
 pub mod host;
 pub mod parallel;
+pub mod small;
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
