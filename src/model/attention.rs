@@ -9,6 +9,7 @@ use super::layers::{Linear, Norm};
 use super::rope::Rope;
 use super::sight::{Keep, Look, Sight};
 use crate::error::{Error, Result};
+use crate::native::small::Behind;
 
 /// The sizes of an attention layer.
 #[derive(Debug, Clone)]
@@ -84,12 +85,19 @@ impl Geometry {
             .look(self.window)
             .ok_or_else(|| Error::bug("a layer looks through a window that the pass does not know"))?;
         match (sight.keep(), cache) {
-            (Some(keep @ Keep::Next { .. }), Some(cache)) => {
-                let (k, v) = cache.keep(keep, look.first, &k, &v)?;
+            (Some(Keep::Next { places, rows, keys: most }), Some(cache)) => {
+                let (rows, most) = (rows.as_ref(), *most);
+                cache.put(places, &k, &v)?;
+                let (window, scale) = (self.window, self.scale);
+                let behind = Behind { positions_bt: sight.positions_bt(), rows, most, window, scale };
+                if let Some(out) = cache.attend(&q, behind)? {
+                    return Ok(out);
+                }
+                let (k, v) = cache.seen(q.size()[0], rows, (look.first, most))?;
                 self.grouped(&q, &k, &v, look)
             }
-            (Some(keep), Some(cache)) => {
-                let (k, v) = cache.keep(keep, 0, &k, &v)?;
+            (Some(Keep::Prompts { rows_bk }), Some(cache)) => {
+                let (k, v) = cache.prompts(rows_bk, &k, &v)?;
                 self.whole(&q, &k, &v, look)
             }
             _ => self.whole(&q, &k.f_transpose(1, 2)?, &v.f_transpose(1, 2)?, look),
@@ -98,7 +106,7 @@ impl Geometry {
 
     /// Queries [b, t, h, d] and the keys of the same positions [b, k, t, d].
     fn whole(&self, q_bthd: &Tensor, k: &Tensor, v: &Tensor, look: &Look) -> Result<Tensor> {
-        let (mask, grouped) = (look.mask.as_ref(), self.kv_heads != self.heads);
+        let (mask, grouped) = (look.mask()?, self.kv_heads != self.heads);
         let q = q_bthd.f_transpose(1, 2)?;
         let out =
             Tensor::f_scaled_dot_product_attention(&q, k, v, mask, 0.0, look.causal, self.scale, grouped)?;
@@ -112,8 +120,8 @@ impl Geometry {
         let (b, t, _, d) = q_bthd.size4()?;
         let group = self.heads / self.kv_heads;
         let q = q_bthd.f_transpose(1, 2)?.f_reshape([b, self.kv_heads, group * t, d])?;
-        let mask = look.mask.as_ref();
-        let out = Tensor::f_scaled_dot_product_attention(&q, k, v, mask, 0.0, false, self.scale, false)?;
+        let out =
+            Tensor::f_scaled_dot_product_attention(&q, k, v, look.mask()?, 0.0, false, self.scale, false)?;
         let out_bhtd = out.f_reshape([b, self.heads, t, d])?;
         Ok(out_bhtd.f_transpose(1, 2)?.f_flatten(2, 3)?)
     }

@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 use super::config::Shape;
 use super::sight::{Keep, Look, Sight, each_window};
 use crate::error::{Error, Result};
+use crate::native::small::{self, Behind};
 
 /// How many places beyond those that a pass needs are cleared with them.
 const CLEARED_AT_ONCE: i64 = 63;
@@ -144,9 +145,9 @@ impl Cache {
         let looks = each_window(&self.shape, |window| {
             let first = window.map_or(0, |w| (next.least + 1 - w).max(0));
             if t == 1 && next.even {
-                return Ok(Look { mask: None, causal: false, first });
+                return Ok(Look::all(first));
             }
-            Look::behind(&next.positions_bt, (first, keys), window, group, self.kind)
+            Ok(Look::behind(&next.positions_bt, (first, keys), window, group, self.kind))
         })?;
         let keep = Keep::Next {
             places: next.places.shallow_clone(),
@@ -214,38 +215,51 @@ impl LayerCache {
         Ok(LayerCache { keys: room()?, values: room()? })
     }
 
-    /// Keeps keys and values [b, t, k, d] as `keep` says, and answers those that the pass looks at:
-    /// [b, k, keys, d].
-    pub(super) fn keep(
-        &mut self,
-        keep: &Keep,
-        first: i64,
-        k: &Tensor,
-        v: &Tensor,
-    ) -> Result<(Tensor, Tensor)> {
-        Ok((keep_one(&mut self.keys, keep, first, k)?, keep_one(&mut self.values, keep, first, v)?))
-    }
-}
-
-fn keep_one(kept: &mut Tensor, keep: &Keep, first: i64, new_btkd: &Tensor) -> Result<Tensor> {
-    let (b, t, k, d) = new_btkd.size4()?;
-    let new_bktd = new_btkd.f_transpose(1, 2)?;
-    let (all, room) = (kept.size()[0], kept.size()[2]);
-    match keep {
-        Keep::Prompts { rows_bk } => {
-            let mut flat = kept.f_view([all * k, room, d])?.f_narrow(1, 0, t)?;
+    /// Keeps the keys and values [b, t, k, d] of whole prompts, and answers them as the pass looks at them:
+    /// [b, k, t, d].
+    pub(super) fn prompts(&mut self, rows_bk: &Tensor, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
+        let one = |kept: &mut Tensor, new_btkd: &Tensor| -> Result<Tensor> {
+            let (b, t, k, d) = new_btkd.size4()?;
+            let new_bktd = new_btkd.f_transpose(1, 2)?;
+            let mut flat = kept.f_flatten(0, 1)?.f_narrow(1, 0, t)?;
             let _ = flat.f_index_copy_(0, rows_bk, &new_bktd.f_reshape([b * k, t, d])?)?;
             Ok(new_bktd)
+        };
+        Ok((one(&mut self.keys, k)?, one(&mut self.values, v)?))
+    }
+
+    /// Keeps keys and values [b, t, k, d] at these places of the flattened cache [b * k * t].
+    pub(super) fn put(&mut self, places: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
+        for (kept, new_btkd) in [(&mut self.keys, k), (&mut self.values, v)] {
+            if !small::keep(kept, new_btkd, places)? {
+                let new_bktd = new_btkd.f_transpose(1, 2)?;
+                let d = kept.size()[3];
+                let _ = kept.f_view([-1, d])?.f_index_copy_(0, places, &new_bktd.f_reshape([-1, d])?)?;
+            }
         }
-        Keep::Next { places, rows, keys } => {
-            let mut flat = kept.f_view([all * k * room, d])?;
-            let _ = flat.f_index_copy_(0, places, &new_bktd.f_reshape([b * k * t, d])?)?;
+        Ok(())
+    }
+
+    /// Attention of few queries to what is here, where this machine has loops for it.
+    pub(super) fn attend(&self, q_bthd: &Tensor, behind: Behind<'_>) -> Result<Option<Tensor>> {
+        small::attend(q_bthd, &self.keys, &self.values, behind)
+    }
+
+    /// The keys and values of `b` rows from `first` up to `keys`: [b, k, keys - first, d].
+    pub(super) fn seen(
+        &self,
+        b: i64,
+        rows: Option<&Tensor>,
+        (first, keys): (i64, i64),
+    ) -> Result<(Tensor, Tensor)> {
+        let one = |kept: &Tensor| -> Result<Tensor> {
             let seen = kept.f_narrow(2, first, keys - first)?;
             Ok(match rows {
-                None if b == all => seen,
+                None if b == kept.size()[0] => seen,
                 None => seen.f_narrow(0, 0, b)?,
                 Some(rows) => seen.f_index_select(0, rows)?,
             })
-        }
+        };
+        Ok((one(&self.keys)?, one(&self.values)?))
     }
 }

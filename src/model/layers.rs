@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use super::Under;
 use super::sight::Sight;
 use crate::error::Result;
-use crate::native::small;
+use crate::native::small::{self, Order};
 
 /// A linear map, stored as `[out, in]`, or as `[in, out]` by GPT-2.
 #[derive(Debug)]
@@ -31,9 +31,8 @@ impl Linear {
 
     /// The map's value.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if !self.input_first
-            && let Some(out) = small::linear(x, &self.weight, self.bias.as_ref())?
-        {
+        let order = if self.input_first { Order::InputFirst } else { Order::OutputFirst };
+        if let Some(out) = small::linear(x, &self.weight, order, self.bias.as_ref(), x.kind())? {
             return Ok(out);
         }
         // The transposed view is made anew each time: one made at start would carry no gradient
@@ -152,6 +151,16 @@ impl Activation {
             Activation::Relu => x.f_relu()?,
         })
     }
+
+    /// Its value times another.
+    fn gate(self, x: &Tensor, up: &Tensor) -> Result<Tensor> {
+        if self == Activation::Silu
+            && let Some(gated) = small::gate(x, up)?
+        {
+            return Ok(gated);
+        }
+        Ok(self.forward(x)?.f_mul(up)?)
+    }
 }
 
 /// The feed-forward net.
@@ -185,8 +194,7 @@ impl Mlp {
         match self {
             Mlp::Plain { up, down, act } => down.forward(&act.forward(&up.forward(x)?)?),
             Mlp::Gated { gate, up, down, act } => {
-                let gated = act.forward(&gate.forward(x)?)?.f_mul(&up.forward(x)?)?;
-                down.forward(&gated)
+                down.forward(&act.gate(&gate.forward(x)?, &up.forward(x)?)?)
             }
         }
     }
@@ -263,10 +271,17 @@ pub struct Head {
 impl Head {
     /// The logits over the whole output, in the model's float type.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        if let Some(logits) = small::linear(hidden, &self.weight_vd, self.bias_v.as_ref())? {
-            return Ok(logits);
-        }
         Ok(hidden.f_linear(&self.weight_vd, self.bias_v.as_ref())?)
+    }
+
+    /// The logits that a token is drawn from, in float32 where it costs nothing. Gradients must be off.
+    pub fn next_logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        let _few = small::allow();
+        let bias = self.bias_v.as_ref();
+        match small::linear(hidden, &self.weight_vd, Order::OutputFirst, bias, Kind::Float)? {
+            Some(logits) => Ok(logits),
+            None => self.logits(hidden),
+        }
     }
 
     /// log p of `targets` (same leading shape as `hidden`, less the channels), softmax in float32.

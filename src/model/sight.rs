@@ -2,6 +2,8 @@
 //! where its own keys and values are kept. Made once a pass and shared by all layers, so no layer builds
 //! a mask.
 
+use std::cell::OnceCell;
+
 use tch::{Device, Kind, Tensor};
 
 use super::config::Shape;
@@ -29,13 +31,22 @@ pub struct Sight {
 /// Which keys the queries of a pass may look at, for one width of window.
 #[derive(Debug)]
 pub struct Look {
-    /// Added to the scores: 0 or -inf, [b or 1, 1, t, keys]; none where `causal` says it all. With a
-    /// cache the queries of a group of heads stand below each other: [b or 1, 1, group * t or 1, keys].
-    pub mask: Option<Tensor>,
+    mask: OnceCell<Tensor>,
+    later: Option<Later>,
     /// Query t sees keys 0 to t.
     pub causal: bool,
     /// The first key of the cache that any query sees; those before are left out.
     pub first: i64,
+}
+
+/// What a mask is made of when it is asked for; some devices never ask.
+#[derive(Debug)]
+struct Later {
+    positions_bt: Tensor,
+    range: (i64, i64),
+    window: Option<i64>,
+    group: i64,
+    kind: Kind,
 }
 
 /// Where a pass puts its keys and values in a cache, and which of the cache it reads.
@@ -160,7 +171,7 @@ impl Look {
         // A window that reaches over everything is none.
         let window = window.filter(|w| *w < tokens);
         if starts_b1.is_none() && window.is_none() {
-            return Ok(Look { mask: None, causal: tokens > 1, first: 0 });
+            return Ok(Look { causal: tokens > 1, ..Look::all(0) });
         }
         let key_s = Tensor::f_arange(tokens, (Kind::Int64, device))?;
         let query_t1 = key_s.f_unsqueeze(1)?;
@@ -176,7 +187,12 @@ impl Look {
             let another = key_s.f_ne_tensor(&query_t1)?;
             hidden = hidden.f_logical_or(&padding)?.f_logical_and(&another)?;
         }
-        Ok(Look { mask: Some(additive(&hidden, kind)?), causal: false, first: 0 })
+        Ok(Look { mask: OnceCell::from(additive(&hidden, kind)?), ..Look::all(0) })
+    }
+
+    /// Every query sees every key from `first` on.
+    pub(super) fn all(first: i64) -> Self {
+        Look { mask: OnceCell::new(), later: None, causal: false, first }
     }
 
     /// What queries at `positions_bt` see of the keys of a cache from `first` up to `keys`: those before
@@ -187,24 +203,48 @@ impl Look {
         window: Option<i64>,
         group: i64,
         kind: Kind,
-    ) -> Result<Self> {
-        let (first, keys) = range;
-        let key_s = Tensor::f_arange_start(first, keys, (Kind::Int64, positions_bt.device()))?;
-        let query_b1t1 = positions_bt.f_unsqueeze(1)?.f_unsqueeze(3)?;
-        let mut hidden = key_s.f_gt_tensor(&query_b1t1)?;
-        if let Some(window) = window {
-            hidden = hidden.f_logical_or(&key_s.f_le_tensor(&query_b1t1.f_sub_scalar(window)?)?)?;
+    ) -> Self {
+        let positions_bt = positions_bt.shallow_clone();
+        let later = Later { positions_bt, range, window, group, kind };
+        Look { later: Some(later), ..Look::all(range.0) }
+    }
+
+    /// Added to the scores: 0 or -inf, [b or 1, 1, t, keys]; none where every key is seen, or where
+    /// `causal` says it all. With a cache the queries of a group of heads stand below each other:
+    /// [b or 1, 1, group * t or 1, keys].
+    pub fn mask(&self) -> Result<Option<&Tensor>> {
+        if let (None, Some(later)) = (self.mask.get(), &self.later) {
+            let mask = later.mask()?;
+            return Ok(Some(self.mask.get_or_init(|| mask)));
         }
-        let mut mask = additive(&hidden, kind)?;
-        if group > 1 && positions_bt.size()[1] > 1 {
-            mask = mask.f_repeat([1, 1, group, 1])?;
-        }
-        Ok(Look { mask: Some(mask), causal: false, first })
+        Ok(self.mask.get())
     }
 
     /// The same, over the same memory.
     pub fn share(&self) -> Self {
-        Look { mask: self.mask.as_ref().map(Tensor::shallow_clone), causal: self.causal, first: self.first }
+        let mask = self.mask.get().map_or_else(OnceCell::new, |mask| OnceCell::from(mask.shallow_clone()));
+        Look { mask, later: self.later.as_ref().map(Later::share), causal: self.causal, first: self.first }
+    }
+}
+
+impl Later {
+    fn mask(&self) -> Result<Tensor> {
+        let key_s =
+            Tensor::f_arange_start(self.range.0, self.range.1, (Kind::Int64, self.positions_bt.device()))?;
+        let query_b1t1 = self.positions_bt.f_unsqueeze(1)?.f_unsqueeze(3)?;
+        let mut hidden = key_s.f_gt_tensor(&query_b1t1)?;
+        if let Some(window) = self.window {
+            hidden = hidden.f_logical_or(&key_s.f_le_tensor(&query_b1t1.f_sub_scalar(window)?)?)?;
+        }
+        let mask = additive(&hidden, self.kind)?;
+        if self.group > 1 && self.positions_bt.size()[1] > 1 {
+            return Ok(mask.f_repeat([1, 1, self.group, 1])?);
+        }
+        Ok(mask)
+    }
+
+    fn share(&self) -> Self {
+        Later { positions_bt: self.positions_bt.shallow_clone(), ..*self }
     }
 }
 
