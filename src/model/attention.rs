@@ -1,7 +1,7 @@
 //! Causal attention with grouped key/value heads, rotary positions, a window and a cache, through
 //! libtorch's `scaled_dot_product_attention`: no scores are kept, no keys are repeated for their group.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::cache::LayerCache;
 use super::config::Shape;
@@ -10,6 +10,7 @@ use super::rope::Rope;
 use super::sight::{Keep, Look, Sight};
 use crate::error::{Error, Result};
 use crate::native::small::Behind;
+use crate::native::widen;
 
 /// The sizes of an attention layer.
 #[derive(Debug, Clone)]
@@ -108,8 +109,14 @@ impl Geometry {
     fn whole(&self, q_bthd: &Tensor, k: &Tensor, v: &Tensor, look: &Look) -> Result<Tensor> {
         let (mask, grouped) = (look.mask()?, self.kv_heads != self.heads);
         let q = q_bthd.f_transpose(1, 2)?;
-        let out =
-            Tensor::f_scaled_dot_product_attention(&q, k, v, mask, 0.0, look.causal, self.scale, grouped)?;
+        if widen::pays(&q) {
+            let wide = |t: &Tensor| t.f_to_kind(Kind::Float);
+            let mask = mask.map(wide).transpose()?;
+            let (q, k, v) = (wide(&q)?, wide(k)?, wide(v)?);
+            let out = sdpa([&q, &k, &v], mask.as_ref(), look.causal, self.scale, grouped)?;
+            return Ok(out.f_transpose(1, 2)?.f_flatten(2, 3)?.f_to_kind(q_bthd.kind())?);
+        }
+        let out = sdpa([&q, k, v], mask, look.causal, self.scale, grouped)?;
         Ok(out.f_transpose(1, 2)?.f_flatten(2, 3)?)
     }
 
@@ -125,6 +132,16 @@ impl Geometry {
         let out_bhtd = out.f_reshape([b, self.heads, t, d])?;
         Ok(out_bhtd.f_transpose(1, 2)?.f_flatten(2, 3)?)
     }
+}
+
+fn sdpa(
+    [q, k, v]: [&Tensor; 3],
+    mask: Option<&Tensor>,
+    causal: bool,
+    scale: Option<f64>,
+    grouped: bool,
+) -> Result<Tensor> {
+    Ok(Tensor::f_scaled_dot_product_attention(q, k, v, mask, 0.0, causal, scale, grouped)?)
 }
 
 /// Attention with separate projections for queries, keys and values.

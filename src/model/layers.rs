@@ -7,6 +7,7 @@ use super::Under;
 use super::sight::Sight;
 use crate::error::Result;
 use crate::native::small::{self, Order};
+use crate::native::widen;
 
 /// A linear map, stored as `[out, in]`, or as `[in, out]` by GPT-2.
 #[derive(Debug)]
@@ -38,9 +39,9 @@ impl Linear {
         // The transposed view is made anew each time: one made at start would carry no gradient
         // where the model was built with gradients off.
         if self.input_first {
-            return Ok(x.f_linear(&self.weight.f_transpose(0, 1)?, self.bias.as_ref())?);
+            return widen::linear(x, &self.weight.f_transpose(0, 1)?, self.bias.as_ref());
         }
-        Ok(x.f_linear(&self.weight, self.bias.as_ref())?)
+        widen::linear(x, &self.weight, self.bias.as_ref())
     }
 
     /// Over the same memory.
@@ -271,7 +272,7 @@ pub struct Head {
 impl Head {
     /// The logits over the whole output, in the model's float type.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        Ok(hidden.f_linear(&self.weight_vd, self.bias_v.as_ref())?)
+        widen::linear(hidden, &self.weight_vd, self.bias_v.as_ref())
     }
 
     /// The logits that a token is drawn from, in float32 where it costs nothing. Gradients must be off.

@@ -7,6 +7,7 @@ pub mod cuda;
 pub mod host;
 pub mod parallel;
 pub mod small;
+pub mod widen;
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};

@@ -48,7 +48,7 @@ impl<W: Number> Product<'_, W> {
                     prefetch(from.wrapping_add(ahead));
                     _mm256_storeu_ps(wide.as_mut_ptr().add(at), W::eight(from));
                 }
-                self.block::<f32>(wide.as_ptr(), columns, usize::MAX, out);
+                self.block::<f32>(wide.as_ptr(), columns, NOTHING, out);
             } else {
                 self.block(block.as_ptr(), columns, ahead, out);
             }
@@ -60,21 +60,23 @@ impl<W: Number> Product<'_, W> {
     unsafe fn block<V: Number>(&self, w: *const V, columns: Range<usize>, ahead: usize, out: *mut f32) {
         let mut row = 0;
         while row < self.rows {
-            let here = Here { row, ahead: if row == 0 { ahead } else { usize::MAX }, out };
-            let taken = match self.rows - row {
+            let here = Here { row, ahead, out };
+            let columns = columns.clone();
+            row += match (self.rows - row, row == 0 && ahead != NOTHING) {
                 // One row waits for memory alone, and that flows best in one stream.
-                1 if self.rows == 1 => self.tiles::<V, 1, 1>(w, columns.clone(), here),
-                1 => self.tiles::<V, 1, 4>(w, columns.clone(), here),
-                2 => self.tiles::<V, 2, 4>(w, columns.clone(), here),
-                _ => self.tiles::<V, 3, 4>(w, columns.clone(), here),
+                (1, _) if self.rows == 1 => self.tiles::<V, 1, 1, false>(w, columns, here),
+                (1, _) => self.tiles::<V, 1, 4, false>(w, columns, here),
+                (2, false) => self.tiles::<V, 2, 4, false>(w, columns, here),
+                (2, true) => self.tiles::<V, 2, 4, true>(w, columns, here),
+                (_, false) => self.tiles::<V, 3, 4, false>(w, columns, here),
+                (_, true) => self.tiles::<V, 3, 4, true>(w, columns, here),
             };
-            row += taken;
         }
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn tiles<V: Number, const M: usize, const N: usize>(
+    unsafe fn tiles<V: Number, const M: usize, const N: usize, const AHEAD: bool>(
         &self,
         w: *const V,
         columns: Range<usize>,
@@ -87,7 +89,7 @@ impl<W: Number> Product<'_, W> {
             let bias = |c: usize| self.bias.map_or(0.0, |b| b[c]);
             let out = here.out.add(here.row * self.n + column);
             if N == 4 && columns.end - column >= 4 {
-                let sums = dots::<V, M, 4>(x, w, self.k, here.ahead);
+                let sums = dots::<V, M, 4, AHEAD>(x, w, self.k, here.ahead);
                 let bias = match self.bias {
                     Some(b) => _mm_loadu_ps(b[column..column + 4].as_ptr()),
                     None => _mm_setzero_ps(),
@@ -97,7 +99,7 @@ impl<W: Number> Product<'_, W> {
                 }
                 column += 4;
             } else {
-                for (m, [a]) in dots::<V, M, 1>(x, w, self.k, here.ahead).into_iter().enumerate() {
+                for (m, [a]) in dots::<V, M, 1, false>(x, w, self.k, here.ahead).into_iter().enumerate() {
                     *out.add(m * self.n) = _mm_cvtss_f32(totals(a, a, a, a)) + bias(column);
                 }
                 column += 1;
@@ -184,10 +186,13 @@ impl<W: Number> Product<'_, W> {
     }
 }
 
+/// No weights are called for.
+const NOTHING: usize = usize::MAX;
+
 /// Where a row of tiles stands.
 struct Here {
     row: usize,
-    /// Weights from here to those that are called for; none at the highest number.
+    /// Weights from here to those that are called for.
     ahead: usize,
     out: *mut f32,
 }
@@ -195,7 +200,7 @@ struct Here {
 /// Eight lanes of the products of M rows of `x` with N rows of `w`, all of length `k`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-pub unsafe fn dots<W: Number, const M: usize, const N: usize>(
+pub unsafe fn dots<W: Number, const M: usize, const N: usize, const AHEAD: bool>(
     x: *const f32,
     w: *const W,
     k: usize,
@@ -211,7 +216,7 @@ pub unsafe fn dots<W: Number, const M: usize, const N: usize>(
         let mut n = 0;
         while n < N {
             let from = w.add(n * k + at);
-            if ahead != usize::MAX && M * N > 1 {
+            if AHEAD {
                 prefetch(from.wrapping_add(ahead));
             }
             let column = W::eight(from);

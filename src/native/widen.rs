@@ -1,0 +1,47 @@
+//! bfloat16 on processors that cannot multiply it: libtorch's loops for them take ten times as long as
+//! float32's, so products are computed in float32, from weights that are widened for the moment.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::error::Result;
+
+/// Whether products of this tensor's float type are better computed in float32.
+pub fn pays(x: &Tensor) -> bool {
+    x.kind() == Kind::BFloat16 && x.device() == Device::Cpu && !multiplies_bfloat16()
+}
+
+/// From AVX-512 on libtorch has products of bfloat16 that deserve the name.
+fn multiplies_bfloat16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512bw");
+    #[cfg(not(target_arch = "x86_64"))]
+    true
+}
+
+/// `x w^T + bias`, in the float type of x.
+pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    if !pays(x) {
+        return Ok(x.f_linear(w, bias)?);
+    }
+    let wide = |t: &Tensor| t.f_to_kind(Kind::Float);
+    let bias = bias.map(wide).transpose()?;
+    Ok(wide(x)?.f_linear(&wide(w)?, bias.as_ref())?.f_to_kind(x.kind())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_the_product_of_the_numbers_there() {
+        let [x, w, b] =
+            [[70, 40], [30, 40], [1, 30]].map(|shape| Tensor::randn(shape, (Kind::BFloat16, Device::Cpu)));
+        let b = b.view([30]);
+        let out = linear(&x, &w, Some(&b)).unwrap();
+        let double = |t: &Tensor| t.to_kind(Kind::Double);
+        let exact = double(&x).linear(&double(&w), Some(&double(&b)));
+        assert_eq!(out.kind(), Kind::BFloat16);
+        let off = (double(&out) - &exact).abs().max().double_value(&[]);
+        assert!(off <= 4e-3 * exact.abs().max().double_value(&[]), "{off}");
+    }
+}
