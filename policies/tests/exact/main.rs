@@ -6,5 +6,6 @@
 
 mod cases;
 mod divergences;
+mod fused;
 mod reference;
 mod support;
