@@ -6,6 +6,10 @@
 
 mod cases;
 mod divergences;
+mod enumeration;
 mod fused;
+mod minillm;
 mod reference;
+mod returns;
 mod support;
+mod update;
