@@ -81,8 +81,9 @@ impl Chunks {
         if device.is_cuda() {
             return Chunks { tokens: 1024, block: 256 };
         }
-        // Half a MiB a float32 buffer, a handful of which is alive.
-        Chunks { tokens: 128, block: ((1 << 17) / vocabulary.max(1)).clamp(1, 128) }
+        // Measured on one thread of an AVX2 machine: products of 256 rows are as fast as any, of 128 a tenth
+        // slower, of 32 a third. A block is 2 MiB a float32 buffer, of which a handful is alive.
+        Chunks { tokens: 256, block: ((1 << 19) / vocabulary.max(1)).clamp(1, 256) }
     }
 }
 

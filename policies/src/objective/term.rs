@@ -114,11 +114,12 @@ pub(crate) fn block(
         made.values_c.push(told.value_c);
     }
     if let Some(g_c) = sampled_c {
-        let g_c1 = g_c.f_unsqueeze(-1)?;
-        add_full(&mut made.slope_cv, pair.q.prob_cv.f_neg()?, 1.0, Some(g_c))?;
-        if let Some(slope_cv) = &mut made.slope_cv {
-            let _added = slope_cv.f_scatter_add_(-1, &targets_c1, &g_c1)?;
-        }
+        let (q_cv, g_c1) = (&pair.q.prob_cv, g_c.f_unsqueeze(-1)?);
+        let mut slope_cv = match made.slope_cv.take() {
+            Some(mut slope_cv) => slope_cv.f_addcmul_(q_cv, &g_c1.f_neg()?)?,
+            None => q_cv.f_mul(&g_c1.f_neg()?)?,
+        };
+        made.slope_cv = Some(slope_cv.f_scatter_add_(-1, &targets_c1, &g_c1)?);
     }
     Ok(made)
 }
