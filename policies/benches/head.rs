@@ -69,7 +69,7 @@ impl Bench {
         let said = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "{job}: {}", String::from_utf8_lossy(&output.stderr));
         let numbers: Vec<f64> = said.split_whitespace().map(|n| n.parse().unwrap()).collect();
-        let [seconds, peak, above, loss, hidden, weight] = numbers[..] else { panic!("{said}") };
+        let [seconds, peak, above, loss, hidden, weight]: [f64; 6] = numbers.try_into().unwrap();
         Measured { seconds, peak, above, loss, norms: (hidden, weight) }
     }
 

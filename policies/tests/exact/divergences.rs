@@ -79,7 +79,7 @@ fn mutated_values_are_noticed() {
         match which {
             Divergence::ForwardKl => wrongs.extend([Wrong::Swapped, Wrong::SoftCrossEntropy]),
             Divergence::ReverseKl => wrongs.push(Wrong::Swapped),
-            Divergence::Jsd { beta, .. } if beta == 0.5 => wrongs.push(Wrong::OtherScale),
+            Divergence::Jsd { beta: 0.5, .. } => wrongs.push(Wrong::OtherScale),
             Divergence::Jsd { .. } => wrongs.extend([Wrong::Swapped, Wrong::OtherScale]),
             Divergence::SkewForwardKl { .. } | Divergence::SkewReverseKl { .. } => {
                 wrongs.extend([Wrong::Swapped, Wrong::OtherMixture]);
