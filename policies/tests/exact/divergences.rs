@@ -287,3 +287,25 @@ fn parameters_out_of_range_are_refused() {
         assert!(which.checked().is_err(), "{which:?}");
     }
 }
+
+/// Equal teacher probabilities whose sum reaches exactly a half: which words are AKL's head must not hang on
+/// the last bit of a softmax. By hand: of n = 2, 4, 8 equal words the head is the first half, both ways.
+#[test]
+fn akl_cuts_exact_halves_by_index() {
+    for (n, head) in [2usize, 4, 6, 8, 10, 12].into_iter().flat_map(|n| [(n, Head::Paper), (n, Head::Code)]) {
+        let mut case = random(60 + n as u64, 2, n, 1.0);
+        case.p.fill(0.3);
+        let (lp, q) = (-(n as f64).ln(), case.q.row(0).to_owned());
+        let lq = log_softmax(q.view());
+        let gap = |range: std::ops::Range<usize>| range.map(|v| (lp.exp() - lq[v].exp()).abs()).sum::<f64>();
+        let (of_head, of_tail) = (gap(0..n / 2), gap(n / 2..n));
+        let forward: f64 = lq.iter().map(|q| lp.exp() * (lp - q)).sum();
+        let reverse: f64 = lq.iter().map(|q| q.exp() * (q - lp)).sum();
+        let expected = (of_head * forward + of_tail * reverse) / (of_head + of_tail);
+        for kind in [Kind::Double, Kind::Float] {
+            let made = case.score(&[term(Divergence::Akl { head })], kind, 1.0).unwrap();
+            let made = numbers(&made.values_kn)[0];
+            assert!(off(&[made], &[expected], 1e-5, 1e-5) <= 1.0, "{n} words, {head:?}, {kind:?}");
+        }
+    }
+}

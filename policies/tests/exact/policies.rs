@@ -149,6 +149,34 @@ fn without_the_single_step_term_the_return_starts_at_the_token() {
     assert_eq!(made[0].advantage, [-2.0]);
 }
 
+/// `weights`: omega is the product before a token, the rewards carry the product up to theirs. In
+/// expectation another product would do as well, so this is shown number by number.
+#[test]
+fn weights_are_steps_or_products() {
+    let w = [0.5f64, 2.0, 0.8];
+    let (log_q_old, log_p) = (vec![-1.0, -2.0, -3.0], vec![-1.5, -1.0, -2.0]);
+    let log_m = log_q_old.iter().zip(w).map(|(q, w): (&f64, f64)| q - w.ln()).collect();
+    let rollout = Rollout { log_q_old: log_q_old.clone(), log_p, log_m };
+    let r = [-0.5, 1.0, 1.0];
+    let of = |weights: &str, omega: bool| {
+        let table = json!({"length_norm": false, "weights": weights, "weight_single_step": omega});
+        prepared(policy("minillm", table).as_ref(), std::slice::from_ref(&rollout), 8).remove(0)
+    };
+    let near =
+        |made: &[f64], expected: [f64; 3]| assert!(off(made, &expected, 1e-14, 0.0) <= 1.0, "{made:?}");
+    let step = of("step", true);
+    near(&step.advantage, [r[1] + r[2], r[2], 0.0]);
+    near(&step.ratio, w);
+    near(&step.omega, w);
+    near(&of("step", false).omega, [1.0; 3]);
+    let prefix = of("prefix", true);
+    near(&prefix.advantage, [1.0 * r[1] + 0.8 * r[2], 0.8 * r[2], 0.0]);
+    near(&prefix.ratio, [1.0; 3]);
+    near(&prefix.omega, [1.0, 0.5, 1.0]);
+    near(&of("prefix", false).omega, [1.0; 3]);
+    assert_eq!(prefix.log_old, log_q_old);
+}
+
 #[test]
 fn wrong_settings_are_refused_by_name() {
     for (name, table, says) in [
