@@ -217,6 +217,7 @@ fn sources_and_plans_are_declared() {
     assert_eq!(source("minillm", json!({})), Source::Mixed { alpha: 0.2 });
     assert_eq!(source("minillm", json!({"preset": "exact"})), Source::Student);
     let gkd = source("gkd", json!({"lambda": 0.25}));
+    assert_eq!(gkd, Source::Share(vec![(0.25, Source::Student), (0.75, Source::Gold)]));
     assert_eq!(
         (gkd.pick(0.0), gkd.pick(0.249), gkd.pick(0.25)),
         (&Source::Student, &Source::Student, &Source::Gold)
