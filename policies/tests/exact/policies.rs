@@ -258,6 +258,10 @@ fn distillms_share_grows_when_gold_gets_worse() {
     policy.validated(2.2);
     assert!(off(&shares(policy.as_ref(), 25, true), &[0.15, 0.05, 0.8], 1e-15, 0.0) <= 1.0);
     assert!(off(&shares(policy.as_ref(), 25, false), &[0.2, 0.0, 0.8], 1e-15, 0.0) <= 1.0);
+    let source = policy.source(Moment { step: 25, steps: 100, replay_full: true });
+    let picked = [0.0, 0.149, 0.151, 0.199, 0.201, 0.999].map(|draw| source.pick(draw).clone());
+    let [student, replay, gold] = [Source::Student, Source::Replay, Source::Gold];
+    assert_eq!(picked, [student.clone(), student, replay.clone(), replay, gold.clone(), gold]);
     let mut again = self::policy("distillm", json!({}));
     again.restore(&policy.state()).unwrap();
     assert_eq!(shares(again.as_ref(), 25, true), shares(policy.as_ref(), 25, true));
