@@ -1,0 +1,119 @@
+//! The fused head in use: injected into a model, in bfloat16, handed the wrong things.
+
+use ndarray::Array2;
+use retort_policies::objective::divergence::Divergence;
+use retort_policies::objective::head::{Chunks, HeadGrads, Want, fused_in};
+use retort_policies::objective::input::{Head, Input, Side};
+use retort_policies::objective::term::{Loss, Term};
+use tch::{Kind, Tensor};
+
+use crate::support::{Numbers, array, numbers, off, off_by_norm, tensor};
+
+const CHUNKS: Chunks = Chunks { tokens: 2, block: 1 };
+
+/// The gradient at the hidden states reaches the model as that of a plain loss would.
+#[test]
+fn injected_gradient_equals_plain_autograd() {
+    let mut r = Numbers::new(7);
+    let (x, body) = (tensor(&r.matrix(6, 5, 1.0), Kind::Double), tensor(&r.matrix(5, 4, 1.0), Kind::Double));
+    // A tied head: its weight is the table that the states came from, too.
+    let (weight, p) =
+        (tensor(&r.matrix(9, 4, 1.0), Kind::Double), tensor(&r.matrix(6, 9, 1.0), Kind::Double));
+    let (body, weight) = (body.set_requires_grad(true), weight.set_requires_grad(true));
+    let states = || (x.matmul(&body) + weight.narrow(0, 0, 6)).tanh();
+    let plain = {
+        let lq = states().matmul(&weight.transpose(0, 1)).log_softmax(-1, None::<Kind>);
+        let lp = p.log_softmax(-1, None::<Kind>);
+        (lq.exp() * (&lq - lp)).sum(None::<Kind>)
+    };
+    plain.backward();
+    let expected = [array(&body.grad()), array(&weight.grad())];
+    let (mut body_grad, mut weight_grad) = (body.grad(), weight.grad());
+    let (_, _) = (body_grad.zero_(), weight_grad.zero_());
+
+    let hidden = states();
+    let head = Head { weight_vd: &weight, bias_v: None, softcap: None };
+    let mut grads = HeadGrads::zeros(&head).unwrap();
+    let input = Input {
+        student: Side::Hidden { hidden_nd: &hidden, head },
+        teacher: Some(Side::Logits(&p)),
+        targets_n: &Tensor::from_slice(&[0i64; 6]),
+        vocabulary: 9,
+        barred: None,
+        teacher_temperature: 1.0,
+    };
+    let terms = [Term::new("reverse-kl", Loss::Divergence(Divergence::ReverseKl), 1.0)];
+    let made = fused_in(&input, &terms, Want::Head(&mut grads), CHUNKS).unwrap();
+    assert!(!made.loss.requires_grad() && !grads.weight_vd.requires_grad());
+    (&hidden * made.grad.unwrap()).sum(None::<Kind>).backward();
+    let tied = weight.grad() + grads.weight_vd;
+    assert!(off_by_norm(&array(&body.grad()), &expected[0], 1e-12) <= 1.0);
+    assert!(off_by_norm(&array(&tied), &expected[1], 1e-12) <= 1.0);
+    // What a caller who forgot the head's part of a tied weight would have.
+    assert!(off_by_norm(&array(&weight.grad()), &expected[1], 1e-12) > 100.0);
+    assert!((made.loss.double_value(&[]) - plain.double_value(&[])).abs() < 1e-12);
+}
+
+/// bfloat16 states and weights: softmax and sums are float32, so the loss is that of the rounded logits.
+#[test]
+fn bfloat16_heads_are_summed_in_float32() {
+    let mut r = Numbers::new(9);
+    let of = |a: Array2<f64>| tensor(&a, Kind::BFloat16);
+    let (hidden, weight) = (of(r.matrix(40, 16, 1.0)), of(r.matrix(50, 16, 0.5)));
+    let p = of(r.matrix(40, 50, 2.0));
+    let head = Head { weight_vd: &weight, bias_v: None, softcap: None };
+    let terms = [Term::new("d", Loss::Divergence(Divergence::ForwardKl), 1.0)];
+    let targets = Tensor::from_slice(&[0i64; 40]);
+    let run = |student: Side, want: Want| {
+        let input = Input {
+            student,
+            teacher: Some(Side::Logits(&p)),
+            targets_n: &targets,
+            vocabulary: 50,
+            barred: None,
+            teacher_temperature: 1.0,
+        };
+        fused_in(&input, &terms, want, CHUNKS).unwrap()
+    };
+    let mut grads = HeadGrads::zeros(&head).unwrap();
+    let made = run(Side::Hidden { hidden_nd: &hidden, head }, Want::Head(&mut grads));
+    assert_eq!((grads.weight_vd.kind(), made.values_kn.kind()), (Kind::Float, Kind::Float));
+    let rounded = hidden.matmul(&weight.transpose(0, 1));
+    let wide = run(Side::Logits(&rounded.to_kind(Kind::Double)), Want::Hidden);
+    assert!(off(&numbers(&made.values_kn), &numbers(&wide.values_kn), 1e-5, 1e-5) <= 1.0);
+    let slope = wide.grad.unwrap();
+    let expected = slope.transpose(0, 1).matmul(&hidden.to_kind(Kind::Double));
+    // 1/256 is bfloat16's own rounding of each derivative; forty of them added up in bfloat16 would be worse.
+    assert!(off_by_norm(&array(&grads.weight_vd), &array(&expected), 1.0 / 256.0) <= 1.0);
+}
+
+#[test]
+fn wrong_shapes_are_errors_and_no_panics() {
+    let t = |rows: i64, columns: i64| Tensor::zeros([rows, columns], tch::kind::FLOAT_CPU);
+    let targets = Tensor::from_slice(&[0i64, 1]);
+    let terms = [Term::new("d", Loss::Divergence(Divergence::ReverseKl), 1.0)];
+    let run = |q: &Tensor, p: Option<&Tensor>, v: i64, heat: f64| {
+        let (student, teacher) = (Side::Logits(q), p.map(Side::Logits));
+        let input = Input {
+            student,
+            teacher,
+            targets_n: &targets,
+            vocabulary: v,
+            barred: None,
+            teacher_temperature: heat,
+        };
+        fused_in(&input, &terms, Want::Hidden, CHUNKS).map(|_| ())
+    };
+    assert!(run(&t(2, 5), Some(&t(2, 5)), 5, 1.0).is_ok());
+    for (q, p, v, heat) in [
+        (t(3, 5), Some(t(2, 5)), 5, 1.0),
+        (t(2, 5), Some(t(1, 5)), 5, 1.0),
+        (t(2, 5), Some(t(2, 4)), 5, 1.0),
+        (t(2, 5), None, 5, 1.0),
+        (t(2, 5), Some(t(2, 5)), 0, 1.0),
+        (t(2, 5), Some(t(2, 5)), 5, 0.0),
+        (t(2, 5), Some(t(2, 5)), 5, f64::NAN),
+    ] {
+        assert!(run(&q, p.as_ref(), v, heat).is_err());
+    }
+}
