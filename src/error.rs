@@ -229,6 +229,22 @@ impl From<tch::TchError> for Error {
     }
 }
 
+impl From<retort_policies::Error> for Error {
+    /// A policy's error: a setting is the user's, a number is numeric, what was handed over is a bug of ours.
+    fn from(e: retort_policies::Error) -> Self {
+        match e {
+            retort_policies::Error::Setting { key, expected, found } => {
+                Error::user("a setting is wrong").field(key).expected(expected).found(found)
+            }
+            retort_policies::Error::NotFinite { what } => {
+                Error::numeric("a number is not finite").field(what)
+            }
+            retort_policies::Error::Torch(e) => e.into(),
+            e => Error::bug("a policy was handed something wrong").found(e),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

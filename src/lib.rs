@@ -14,6 +14,8 @@ pub mod store;
 
 pub mod native;
 
+pub mod config;
+
 // Layer 1
 pub mod weights;
 

@@ -7,8 +7,19 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The rooms in order: each uses only those before it.
-const ROOMS: [&str; 10] =
-    ["error", "seed", "signal", "store", "native", "weights", "text", "data", "model", "decode"];
+const ROOMS: [&str; 11] = [
+    "error",
+    "seed",
+    "signal",
+    "store",
+    "native",
+    "config",
+    "weights",
+    "text",
+    "data",
+    "model",
+    "decode",
+];
 
 /// The program's own room, above all.
 const TOP: &str = "cli";

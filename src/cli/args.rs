@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::machine::{DeviceChoice, DtypeChoice};
-use super::numbers::{at_least_one, at_least_zero};
+use crate::config::numbers::{at_least_one, at_least_zero};
 use crate::decode::Sampling;
 use crate::error::{Error, Result};
 use crate::native;

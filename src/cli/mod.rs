@@ -11,7 +11,6 @@ mod import;
 mod inspect;
 mod machine;
 mod models;
-mod numbers;
 mod output;
 mod progress;
 mod score;

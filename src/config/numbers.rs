@@ -6,12 +6,12 @@ use crate::error::{Error, Result};
 const MOST: f64 = 1e15;
 
 /// A whole number from 1 on, with k, M, B or T behind it for thousands to trillions.
-pub(super) fn at_least_one(text: &str) -> Result<usize> {
+pub fn at_least_one(text: &str) -> Result<usize> {
     at_least(1, text)
 }
 
 /// The same from 0 on.
-pub(super) fn at_least_zero(text: &str) -> Result<usize> {
+pub fn at_least_zero(text: &str) -> Result<usize> {
     at_least(0, text)
 }
 

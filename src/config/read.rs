@@ -1,0 +1,283 @@
+//! From raw values to checked settings.
+
+use std::path::{Path, PathBuf};
+
+use retort_policies::{self as policies, Entry, POLICIES, Policy};
+
+use super::RunConfig;
+use super::raw::{Document, Node, Raw, Table, find, json_table};
+use super::section::{Section, as_number, located};
+use super::settings::{
+    Best, Data, Length, MicroBatch, Origin, Sampling, Schedule, Settings, Student, Train, Warmup,
+};
+use crate::error::{Error, Result};
+
+/// Facts of a run that `config.toml` in a run directory carries; they are read and not used.
+pub(super) const RUN: &str = "run";
+
+/// Checks a whole config.
+pub(super) fn read(document: Document) -> Result<RunConfig> {
+    let (file, top) = (document.file.as_path(), &document.table);
+    let mut root = Section::of(file, top, "")?;
+    for table in ["student", "teacher", "data", "train", "sampling", RUN] {
+        root.node(table);
+    }
+    for entry in POLICIES {
+        root.node(entry.table);
+    }
+    let name = root.text("policy")?.ok_or_else(|| missing(file, "policy", &names()))?;
+    let entry = POLICIES.iter().find(|e| e.name == name).ok_or_else(|| root.wrong("policy", names()))?;
+    let seed = root.count("seed", 0)?.unwrap_or(1) as u64;
+    root.finish()?;
+    let (table, unused) = policy_tables(&document, entry)?;
+    let settings = Settings {
+        seed,
+        student: student(file, top)?,
+        teacher: teacher(file, top)?,
+        data: data(file, top)?,
+        train: train(file, top)?,
+        sampling: sampling(file, top)?,
+    };
+    let config = RunConfig { file: file.to_path_buf(), settings, entry, table, unused, document };
+    fitting(&config)?;
+    Ok(config)
+}
+
+fn names() -> String {
+    POLICIES.map(|e| e.name).join(", ")
+}
+
+fn missing(file: &Path, key: &str, expected: &str) -> Error {
+    Error::user("a setting is missing").file(file).field(key).expected(expected)
+}
+
+/// The table of the policy in force, and the names of the others' that are there; all are checked.
+fn policy_tables(document: &Document, entry: &'static Entry) -> Result<(policies::Table, Vec<String>)> {
+    let (mut own, mut unused, mut seen) = (policies::Table::new(), Vec::new(), Vec::new());
+    for other in POLICIES.iter() {
+        if seen.contains(&other.table) {
+            continue;
+        }
+        seen.push(other.table);
+        let section = Section::of(&document.file, &document.table, other.table)?;
+        let Some(Node { raw: Raw::Table(table), .. }) = find(&document.table, other.table) else { continue };
+        debug_assert!(section.is_there());
+        let table = json_table(table);
+        if other.table == entry.table {
+            own = table;
+        } else {
+            build(document, other, &table)?;
+            unused.push(other.table.to_string());
+        }
+    }
+    build(document, entry, &own)?;
+    Ok((own, unused))
+}
+
+/// Builds a policy; what is wrong with its table is told with its place.
+pub(super) fn build(document: &Document, entry: &Entry, table: &policies::Table) -> Result<Box<dyn Policy>> {
+    (entry.build)(table).map_err(|e| match e {
+        policies::Error::Setting { key, expected, found } => {
+            let place = match find(&document.table, entry.table).map(|node| &node.raw) {
+                Some(Raw::Table(table)) => find(table, &key).map(|node| node.place),
+                _ => None,
+            };
+            let full = format!("{}.{key}", entry.table);
+            located(&document.file, &full, place).expected(expected).found(found)
+        }
+        other => other.into(),
+    })
+}
+
+fn student(file: &Path, top: &Table) -> Result<Student> {
+    let mut section = Section::of(file, top, "student")?;
+    let wanted = "a model folder, or { config = \"config.json\" } for random weights";
+    let model = match section.node("model") {
+        None => return Err(missing(file, "student.model", wanted)),
+        Some(Node { raw: Raw::Text(text), .. }) if !text.is_empty() => Origin::Folder(text.clone()),
+        Some(Node { raw: Raw::Table(_), .. }) => {
+            let mut inner = section.inside("model", "student.model")?;
+            let config =
+                inner.text("config")?.ok_or_else(|| missing(file, "student.model.config", "a path"))?;
+            inner.finish()?;
+            Origin::Config(config.into())
+        }
+        Some(_) => return Err(section.wrong("model", wanted)),
+    };
+    section.finish()?;
+    Ok(Student { model })
+}
+
+fn teacher(file: &Path, top: &Table) -> Result<Option<String>> {
+    let mut section = Section::of(file, top, "teacher")?;
+    let model = section.text("model")?;
+    if section.is_there() && model.is_none() {
+        return Err(missing(file, "teacher.model", "a model folder"));
+    }
+    section.finish()?;
+    Ok(model)
+}
+
+fn data(file: &Path, top: &Table) -> Result<Data> {
+    let mut section = Section::of(file, top, "data")?;
+    let mut paths =
+        |key| -> Result<Vec<PathBuf>> { Ok(section.texts(key)?.into_iter().map(PathBuf::from).collect()) };
+    let (train, valid, corpus) = (paths("train")?, paths("valid")?, paths("corpus")?);
+    let data = Data {
+        train,
+        valid,
+        corpus,
+        template: section.text("template")?.unwrap_or("auto".into()),
+        max_prompt: section.count("max_prompt", 1)?.unwrap_or(256),
+        max_response: section.count("max_response", 1)?.unwrap_or(256),
+        sequence: section.count("sequence", 2)?.unwrap_or(1024),
+        skip_invalid: section.flag("skip_invalid", false)?,
+    };
+    section.finish()?;
+    Ok(data)
+}
+
+fn train(file: &Path, top: &Table) -> Result<Train> {
+    let mut section = Section::of(file, top, "train")?;
+    let from_zero = "a number from 0 on";
+    let train = Train {
+        length: length(file, &mut section)?,
+        batch: section.count("batch", 1)?.unwrap_or(64),
+        micro_batch: micro_batch(&mut section)?,
+        recompute: match section.node("recompute").map(|n| &n.raw) {
+            None => None,
+            Some(Raw::Text(text)) if text == "auto" => None,
+            Some(Raw::Flag(flag)) => Some(*flag),
+            Some(_) => return Err(section.wrong("recompute", "\"auto\", true or false")),
+        },
+        lr: section.number("lr", 5e-6, "a number above 0", |x| x > 0.0)?,
+        schedule: section.choice("schedule", &Schedule::NAMES, Schedule::Cosine)?,
+        warmup: warmup(&mut section)?,
+        min_lr: section.number("min_lr", 0.0, from_zero, |x| x >= 0.0)?,
+        decay: section.number("decay", 0.1, "a share from 0 to 1", |x| (0.0..=1.0).contains(&x))?,
+        betas: betas(&mut section)?,
+        eps: section.number("eps", 1e-8, "a number above 0", |x| x > 0.0)?,
+        weight_decay: section.number("weight_decay", 0.0, from_zero, |x| x >= 0.0)?,
+        decay_all: section.flag("decay_all", false)?,
+        clip: section.number("clip", 1.0, from_zero, |x| x >= 0.0)?,
+        eval_every: section.count("eval_every", 0)?.unwrap_or(100) as u64,
+        save_every: section.count("save_every", 0)?.unwrap_or(500) as u64,
+        keep: section.count("keep", 1)?.unwrap_or(3),
+        best: section.choice("best", &Best::NAMES, Best::RougeL)?,
+        max_skipped: section.count("max_skipped", 1)?.unwrap_or(10) as u64,
+    };
+    if train.min_lr > train.lr {
+        return Err(section.wrong("min_lr", format!("at most lr, {}", train.lr)));
+    }
+    section.finish()?;
+    Ok(train)
+}
+
+fn length<'a>(file: &Path, section: &mut Section<'a>) -> Result<Length> {
+    let steps = section.count("steps", 1)?;
+    let epochs = match section.node("epochs") {
+        None => None,
+        Some(node) => match as_number(node).filter(|x| x.is_finite() && *x > 0.0) {
+            Some(x) => Some(x),
+            None => return Err(section.wrong("epochs", "a number above 0")),
+        },
+    };
+    match (steps, epochs) {
+        (Some(steps), None) => Ok(Length::Steps(steps as u64)),
+        (None, Some(epochs)) => Ok(Length::Epochs(epochs)),
+        (None, None) => Err(missing(file, "train.steps", "steps or epochs")),
+        (Some(_), Some(_)) => Err(section.wrong("epochs", "steps or epochs").advice("leave one of them out")),
+    }
+}
+
+fn micro_batch(section: &mut Section<'_>) -> Result<MicroBatch> {
+    match section.node("micro_batch").map(|n| &n.raw) {
+        None => Ok(MicroBatch::Auto),
+        Some(Raw::Text(text)) if text == "auto" => Ok(MicroBatch::Auto),
+        Some(Raw::Int(n)) if *n > 0 => Ok(MicroBatch::Rows(*n as usize)),
+        Some(_) => Err(section.wrong("micro_batch", "\"auto\" or a whole number from 1 on")),
+    }
+}
+
+fn warmup(section: &mut Section<'_>) -> Result<Warmup> {
+    if let Some(Node { raw: Raw::Text(text), .. }) = section.node("warmup")
+        && let Some(percent) = text.strip_suffix('%')
+    {
+        let share = percent.trim().parse::<f64>().ok().filter(|p| (0.0..=100.0).contains(p));
+        let share = share.ok_or_else(|| section.wrong("warmup", "updates, or a share such as \"10%\""))?;
+        return Ok(Warmup::Share(share / 100.0));
+    }
+    Ok(Warmup::Updates(section.count("warmup", 0)?.unwrap_or(0) as u64))
+}
+
+fn betas(section: &mut Section<'_>) -> Result<[f64; 2]> {
+    let Some(node) = section.node("betas") else { return Ok([0.9, 0.95]) };
+    let found: Option<Vec<f64>> = match &node.raw {
+        Raw::List(list) => list.iter().map(as_number).collect(),
+        _ => None,
+    };
+    match found.as_deref() {
+        Some([a, b]) if [a, b].iter().all(|x| (0.0..1.0).contains(*x)) => Ok([*a, *b]),
+        _ => Err(section.wrong("betas", "two numbers from 0 to less than 1")),
+    }
+}
+
+fn sampling(file: &Path, top: &Table) -> Result<Sampling> {
+    let mut section = Section::of(file, top, "sampling")?;
+    let sampling = Sampling {
+        temperature: section.number("temperature", 1.0, "a number above 0", |x| x > 0.0)?,
+        top_k: section.count("top_k", 0)?.unwrap_or(0),
+        top_p: section.number("top_p", 1.0, "a share above 0, at most 1", |x| x > 0.0 && x <= 1.0)?,
+        min_new_tokens: section.count("min_new_tokens", 0)?.unwrap_or(0),
+    };
+    section.finish()?;
+    Ok(sampling)
+}
+
+/// What settings of different tables must be to each other.
+fn fitting(config: &RunConfig) -> Result<()> {
+    let (settings, file) = (&config.settings, config.file.as_path());
+    let plan = config.policy()?.plan();
+    let source = config.policy()?.source(policies::Moment { step: 0, steps: 1, replay_full: false });
+    let name = config.entry.name;
+    if source == policies::Source::Corpus {
+        if settings.data.corpus.is_empty() {
+            return Err(missing(file, "data.corpus", &format!("files of text, which {name} packs")));
+        }
+    } else if settings.data.train.is_empty() {
+        return Err(missing(file, "data.train", &format!("files of rows, which {name} trains on")));
+    }
+    let teaches = plan.teacher || plan.rollout || plan.corpus_teacher || needs_replies(&source);
+    if teaches && settings.teacher.is_none() {
+        return Err(missing(file, "teacher.model", &format!("a model folder: {name} has a teacher")));
+    }
+    let s = &settings.sampling;
+    if plan.unfiltered {
+        for (key, off) in
+            [("temperature", s.temperature != 1.0), ("top_k", s.top_k > 0), ("top_p", s.top_p < 1.0)]
+        {
+            if off {
+                let full = format!("sampling.{key}");
+                return Err(located(file, &full, config.place(&full))
+                    .expected(format!("the default: {name} needs samples of the whole distribution"))
+                    .found("another"));
+            }
+        }
+    }
+    if s.min_new_tokens > settings.data.max_response {
+        let full = "sampling.min_new_tokens";
+        return Err(located(file, full, config.place(full))
+            .expected(format!("at most data.max_response, {}", settings.data.max_response))
+            .found(s.min_new_tokens));
+    }
+    Ok(())
+}
+
+/// Whether a teacher's own replies may be asked for.
+fn needs_replies(source: &policies::Source) -> bool {
+    match source {
+        policies::Source::Teacher | policies::Source::Mixed { .. } => true,
+        policies::Source::Share(shares) => shares.iter().any(|(share, s)| *share > 0.0 && needs_replies(s)),
+        _ => false,
+    }
+}

@@ -1,0 +1,199 @@
+//! The settings of a run, each with its default.
+
+use std::path::PathBuf;
+
+/// Every setting but the policy's own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// What every random number depends on. Default 1.
+    pub seed: u64,
+    /// The model that learns.
+    pub student: Student,
+    /// The model that teaches, by folder or hub name; needed where the policy asks for one.
+    pub teacher: Option<String>,
+    /// What is learnt from.
+    pub data: Data,
+    /// How.
+    pub train: Train,
+    /// How replies are sampled.
+    pub sampling: Sampling,
+}
+
+/// Where a student's weights come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A model folder, or `org/name` in the hub's cache.
+    Folder(String),
+    /// Random weights in the shape of this config.json.
+    Config(PathBuf),
+}
+
+/// `[student]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Student {
+    /// Its weights.
+    pub model: Origin,
+}
+
+/// `[data]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Data {
+    /// Files of instruction rows.
+    pub train: Vec<PathBuf>,
+    /// Files of held-out rows.
+    pub valid: Vec<PathBuf>,
+    /// Files of text, or of `{"text"}` rows, to be packed.
+    pub corpus: Vec<PathBuf>,
+    /// How rows become text. Default `auto`.
+    pub template: String,
+    /// The longest prompt in tokens; a longer one is shortened. Default 256.
+    pub max_prompt: usize,
+    /// The longest response in tokens, EOS in; a longer one is cut. Default 256.
+    pub max_response: usize,
+    /// Tokens of a packed row. Default 1024.
+    pub sequence: usize,
+    /// Whether bad rows go into a rejects file in the run directory instead of stopping the run.
+    /// Default false.
+    pub skip_invalid: bool,
+}
+
+/// How long a run is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Length {
+    /// This many updates.
+    Steps(u64),
+    /// This many times through the data.
+    Epochs(f64),
+}
+
+/// How the learning rate goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schedule {
+    /// It stays.
+    Constant,
+    /// It falls along a line.
+    Linear,
+    /// It falls along half a cosine.
+    Cosine,
+    /// It stays, and falls along a line at the end.
+    Wsd,
+}
+
+/// How long the rate rises.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Warmup {
+    /// So many updates.
+    Updates(u64),
+    /// This share of all updates, written as `"10%"`.
+    Share(f64),
+}
+
+impl Warmup {
+    /// In updates, of a run of so many.
+    pub fn updates(self, steps: u64) -> u64 {
+        match self {
+            Warmup::Updates(n) => n,
+            Warmup::Share(share) => (share * steps as f64).round() as u64,
+        }
+    }
+}
+
+/// Sequences that go through a model together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MicroBatch {
+    /// As many as fit the machine's memory, by shapes alone.
+    Auto,
+    /// This many.
+    Rows(usize),
+}
+
+/// What the best checkpoint is best at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Best {
+    /// Rouge-L of replies to held-out prompts.
+    RougeL,
+    /// The cross-entropy of held-out responses.
+    ValidLoss,
+}
+
+/// `[train]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Train {
+    /// `steps` or `epochs`; one must be given.
+    pub length: Length,
+    /// Sequences an update. Default 64.
+    pub batch: usize,
+    /// Sequences at a time. Default `auto`.
+    pub micro_batch: MicroBatch,
+    /// Whether blocks are computed again in the backward pass to save memory; `auto` where they must.
+    /// Default `auto`, which is none.
+    pub recompute: Option<bool>,
+    /// The highest learning rate. Default 5e-6.
+    pub lr: f64,
+    /// How it goes. Default cosine.
+    pub schedule: Schedule,
+    /// How long it rises. Default 0.
+    pub warmup: Warmup,
+    /// Where it ends. Default 0.
+    pub min_lr: f64,
+    /// The share of the updates over which `wsd` falls. Default 0.1.
+    pub decay: f64,
+    /// AdamW's. Default 0.9, 0.95.
+    pub betas: [f64; 2],
+    /// AdamW's. Default 1e-8.
+    pub eps: f64,
+    /// AdamW's, on matrices alone. Default 0.
+    pub weight_decay: f64,
+    /// Whether norms and biases decay too. Default false.
+    pub decay_all: bool,
+    /// The largest norm of a gradient. Default 1; 0 for any.
+    pub clip: f64,
+    /// Updates between evaluations; 0 for none. Default 100.
+    pub eval_every: u64,
+    /// Updates between checkpoints; 0 for the end alone. Default 500.
+    pub save_every: u64,
+    /// Checkpoints kept. Default 3.
+    pub keep: usize,
+    /// What `best/` is best at. Default rouge-l.
+    pub best: Best,
+    /// Updates in a row that may be skipped for numbers that are not finite. Default 10.
+    pub max_skipped: u64,
+}
+
+/// `[sampling]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampling {
+    /// Divides the logits. Default 1.
+    pub temperature: f64,
+    /// Only so many most probable tokens; 0 for all. Default 0.
+    pub top_k: usize,
+    /// Only the most probable that reach this share. Default 1.
+    pub top_p: f64,
+    /// No reply ends before it has so many tokens. Default 0.
+    pub min_new_tokens: usize,
+}
+
+impl Schedule {
+    /// The names.
+    pub const NAMES: [(&'static str, Schedule); 4] = [
+        ("constant", Schedule::Constant),
+        ("linear", Schedule::Linear),
+        ("cosine", Schedule::Cosine),
+        ("wsd", Schedule::Wsd),
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, s)| *s == self).map_or("", |(name, _)| name)
+    }
+}
+
+impl Best {
+    /// The names.
+    pub const NAMES: [(&'static str, Best); 2] = [("rouge-l", Best::RougeL), ("valid-loss", Best::ValidLoss)];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, b)| *b == self).map_or("", |(name, _)| name)
+    }
+}
