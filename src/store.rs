@@ -12,6 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 
+mod append;
+mod clear;
+mod fault;
+pub mod hash;
+
+pub use append::Growing;
+pub use clear::{remove_folder, remove_leftovers};
+
 /// A folder that is written through: names are checked, writes are atomic.
 ///
 /// ```
@@ -31,6 +39,11 @@ impl Folder {
         let root = root.into();
         std::fs::create_dir_all(&root).map_err(|e| Error::io("cannot make the folder", &root, &e))?;
         Ok(Folder { root })
+    }
+
+    /// A folder that is there, and is not made.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Folder { root: root.into() }
     }
 
     /// Where it is.
@@ -178,6 +191,7 @@ impl Pending {
             Err(_) => path.to_path_buf(),
         };
         let temp = beside(&path)?;
+        fault::step("begin a file");
         let file = OpenOptions::new().write(true).create_new(true).open(&temp).map_err(fail)?;
         Ok(pending(file, Some(temp), path))
     }
@@ -191,8 +205,11 @@ impl Pending {
         };
         // A pipe or a device has its bytes, and cannot be synced.
         let Some(temp) = self.temp.as_deref() else { return Ok(()) };
+        fault::step("sync a file");
         file.map_or(Ok(()), |file| file.sync_all()).map_err(fail)?;
+        fault::step("name a file");
         std::fs::rename(temp, &self.path).map_err(fail)?;
+        fault::step("sync a file's folder");
         sync_parent(&self.path)
     }
 }
@@ -229,6 +246,10 @@ impl Staged {
     /// Begins the folder that will stand at `target`, which must not be there yet, or be empty.
     pub fn create(target: &Path) -> Result<Self> {
         refuse_occupied(target)?;
+        Self::begin(target)
+    }
+
+    fn begin(target: &Path) -> Result<Self> {
         let temp = beside(target)?;
         if let Some(parent) = temp.parent() {
             Folder::create(parent)?;
@@ -245,12 +266,20 @@ impl Staged {
     /// Gives the folder its name.
     pub fn commit(mut self) -> Result<()> {
         let fail = |e: std::io::Error| Error::io("cannot write the folder", &self.target, &e);
-        File::open(self.folder.root()).and_then(|f| f.sync_all()).map_err(fail)?;
+        self.sync()?;
         refuse_occupied(&self.target)?;
+        fault::step("name a folder");
         // A rename replaces an empty folder, and fails on one that has been filled since.
         std::fs::rename(self.folder.root(), &self.target).map_err(fail)?;
         self.committed = true;
+        fault::step("sync a folder's parent");
         sync_parent(&self.target)
+    }
+
+    fn sync(&self) -> Result<()> {
+        fault::step("sync a folder");
+        let fail = |e: std::io::Error| Error::io("cannot write the folder", &self.target, &e);
+        File::open(self.folder.root()).and_then(|f| f.sync_all()).map_err(fail)
     }
 }
 

@@ -73,6 +73,17 @@ impl<'t> Encoder<'t> {
         Ok(Encoded { ids, prompt_len })
     }
 
+    /// A response as tokens, without EOS; none where the row has none.
+    pub(super) fn response(&self, row: &Row) -> Result<Option<Vec<u32>>> {
+        let response = row.references().first().map(|text| self.tokenizer.encode(text, false));
+        response.transpose()
+    }
+
+    /// What goes behind every response.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
     /// Many rows, on all threads, in their order.
     pub fn encode_all(&self, rows: &[Row]) -> Result<Vec<Encoded>> {
         rows.par_iter().map(|row| self.encode(row)).collect()

@@ -39,6 +39,14 @@ pub struct Reader<R> {
     rejects: Option<Rejects>,
 }
 
+/// A row that was taken: where it stood, in what bytes, and what was made of it.
+struct Taken<T> {
+    line: usize,
+    bytes: Vec<u8>,
+    row: Row,
+    made: T,
+}
+
 #[derive(Debug)]
 struct Rejects {
     out: Pending,
@@ -107,6 +115,25 @@ impl<R: BufRead> Reader<R> {
         &mut self,
         accept: &mut dyn FnMut(Schema, &Row) -> Result<T>,
     ) -> Result<Option<(usize, Row, T)>> {
+        Ok(self.step_with_bytes(accept)?.map(|t| (t.line, t.row, t.made)))
+    }
+
+    /// The next row with its line and the bytes that it stood in, for who finds it bad later and hands it
+    /// to [`Reader::reject_later`].
+    pub(super) fn next_with_bytes(&mut self) -> Result<Option<(usize, Vec<u8>, Row)>> {
+        Ok(self.step_with_bytes(&mut |_, _| Ok(()))?.map(|t| (t.line, t.bytes, t.row)))
+    }
+
+    /// Rejects a row that was read before, or answers the error at its place.
+    pub(super) fn reject_later(&mut self, line: usize, bytes: &[u8], error: Error) -> Result<()> {
+        let error = error.at_row(&self.file, line);
+        if error.cause() == Cause::Data { self.reject(bytes, error) } else { Err(error) }
+    }
+
+    fn step_with_bytes<T>(
+        &mut self,
+        accept: &mut dyn FnMut(Schema, &Row) -> Result<T>,
+    ) -> Result<Option<Taken<T>>> {
         loop {
             let Some(bytes) = self.next_line()? else {
                 if self.read == 0 {
@@ -129,7 +156,7 @@ impl<R: BufRead> Reader<R> {
             match taken {
                 Ok((row, made)) => {
                     self.read += 1;
-                    return Ok(Some((self.line, row, made)));
+                    return Ok(Some(Taken { line: self.line, bytes, row, made }));
                 }
                 Err(e) if e.cause() == Cause::Data => self.reject(&bytes, e.at_row(&self.file, self.line))?,
                 Err(e) => return Err(e),

@@ -189,6 +189,16 @@ impl Tokenizer {
         &self.file
     }
 
+    /// All that its ids depend on, as text: two tokenizers with the same one give every text the same ids,
+    /// and its template the same words.
+    pub fn identity(&self) -> Result<String> {
+        let inner = guarded(|| self.inner.to_string(false).map_err(|e| e.to_string()));
+        let inner = inner
+            .and_then(|made| made)
+            .map_err(|found| Error::data("the tokenizer cannot be written").file(&self.file).found(found))?;
+        Ok(format!("{inner}\n{:?}\n{:?}\n{}", self.named, self.template, self.clean_up))
+    }
+
     /// The pre-tokenizer and normalizer, as JSON: what two tokenizers of one vocabulary may differ in.
     pub(super) fn cutting(&self) -> String {
         let parts = (self.inner.get_normalizer(), self.inner.get_pre_tokenizer());

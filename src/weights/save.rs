@@ -174,19 +174,34 @@ impl Write for Counted<'_> {
 
 /// Writes tensors that are in memory, on whatever device and of whatever float type.
 pub fn write_tensors(folder: &Folder, tensors: &[(String, Tensor)], dtype: Dtype) -> Result<()> {
-    let entries: Vec<Entry> = tensors
-        .iter()
-        .map(|(name, t)| Entry { name: name.clone(), shape: t.size().iter().map(|&d| d as usize).collect() })
-        .collect();
-    write_safetensors(folder, &entries, dtype, &mut |i, w| {
-        let t = tensors[i].1.f_detach().map_err(Error::from)?;
-        let t =
-            t.f_to_device(Device::Cpu).and_then(|t| t.f_to_kind(dtype.kind())).and_then(|t| t.f_contiguous());
-        let t = t.map_err(Error::from)?;
-        let mut bytes = vec![0u8; t.numel() * dtype.size() as usize];
-        t.f_copy_data_u8(&mut bytes, t.numel()).map_err(Error::from)?;
-        Ok(w.write_all(&bytes)?)
-    })
+    write_safetensors(folder, &entries(tensors), dtype, &mut |i, w| write_bytes(&tensors[i].1, dtype, w))
+}
+
+/// The same into one file of this name, however long it gets.
+pub fn write_tensors_to(
+    folder: &Folder,
+    name: &str,
+    tensors: &[(String, Tensor)],
+    dtype: Dtype,
+) -> Result<()> {
+    let mut order: Vec<usize> = (0..tensors.len()).collect();
+    order.sort_by(|&a, &b| tensors[a].0.cmp(&tensors[b].0));
+    let fill = &mut |i: usize, w: &mut dyn Write| write_bytes(&tensors[i].1, dtype, w);
+    write_one(folder, name, &entries(tensors), &order, dtype, fill)
+}
+
+fn entries(tensors: &[(String, Tensor)]) -> Vec<Entry> {
+    let shape = |t: &Tensor| t.size().iter().map(|&d| d as usize).collect();
+    tensors.iter().map(|(name, t)| Entry { name: name.clone(), shape: shape(t) }).collect()
+}
+
+/// A tensor's numbers, little-endian.
+fn write_bytes(t: &Tensor, dtype: Dtype, w: &mut dyn Write) -> Result<(), WriteError> {
+    let t = t.f_detach().and_then(|t| t.f_to_device(Device::Cpu)).map_err(Error::from)?;
+    let t = t.f_to_kind(dtype.kind()).and_then(|t| t.f_contiguous()).map_err(Error::from)?;
+    let mut bytes = vec![0u8; t.numel() * dtype.size() as usize];
+    t.f_copy_data_u8(&mut bytes, t.numel()).map_err(Error::from)?;
+    Ok(w.write_all(&bytes)?)
 }
 
 /// Writes a JSON file as people read it: indented, with a final newline.

@@ -1,0 +1,250 @@
+//! A file of tokens: what rows or documents became, to be read at any place without holding it in memory.
+//!
+//! ```text
+//! all ids, u32 little-endian, row behind row
+//! for each row: ids, prompt, file, line (u32 each)
+//! a JSON object: what made it, and counts
+//! the length of that object (u64), the magic word
+//! ```
+//!
+//! The fingerprint says what the tokens depend on: the bytes of the files, the tokenizer, the template, the
+//! limits. A file with another one, or one that is cut short, is made anew.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use memmap2::Mmap;
+use serde::{Deserialize, Serialize};
+
+use super::Example;
+use crate::error::{Error, Result};
+use crate::store::Pending;
+
+const MAGIC: &[u8; 8] = b"retortk1";
+/// Bytes of a row's entry.
+const ENTRY: usize = 16;
+/// The end that every file has.
+const END: usize = 16;
+
+/// What happened to the rows on their way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Rows, or documents.
+    pub rows: usize,
+    /// Tokens in all.
+    pub tokens: usize,
+    /// Tokens that are learnt.
+    pub learnt: usize,
+    /// Prompts that were shortened.
+    pub shortened: usize,
+    /// Responses that were cut.
+    pub cut: usize,
+    /// Bad rows that were put aside.
+    pub rejected: usize,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct About {
+    fingerprint: String,
+    counts: Counts,
+}
+
+/// Where a row came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Which of the files.
+    pub file: u32,
+    /// Its line there, from 1.
+    pub line: u32,
+}
+
+/// Writes such a file.
+pub struct Writer {
+    out: Pending,
+    path: std::path::PathBuf,
+    entries: Vec<u8>,
+    counts: Counts,
+}
+
+impl Writer {
+    /// Begins the file that will stand at `path`.
+    pub fn create(path: &Path) -> Result<Self> {
+        let (out, path) = (Pending::create(path)?, path.to_path_buf());
+        Ok(Writer { out, path, entries: Vec::new(), counts: Counts::default() })
+    }
+
+    /// Adds a row.
+    pub fn add(&mut self, ids: &[u32], prompt_len: usize, origin: Origin) -> Result<()> {
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        self.write(&bytes)?;
+        for n in [ids.len() as u32, prompt_len as u32, origin.file, origin.line] {
+            self.entries.extend(n.to_le_bytes());
+        }
+        self.counts.rows += 1;
+        self.counts.tokens += ids.len();
+        self.counts.learnt += ids.len().saturating_sub(prompt_len.max(1));
+        Ok(())
+    }
+
+    /// What is counted beside rows and tokens.
+    pub fn counts(&mut self) -> &mut Counts {
+        &mut self.counts
+    }
+
+    /// Ends the file, which takes its name.
+    pub fn finish(mut self, fingerprint: &str) -> Result<Counts> {
+        let entries = std::mem::take(&mut self.entries);
+        self.write(&entries)?;
+        let about = About { fingerprint: fingerprint.to_string(), counts: self.counts };
+        let json = serde_json::to_vec(&about).map_err(|e| Error::bug("JSON cannot be written").found(e))?;
+        self.write(&json)?;
+        self.write(&(json.len() as u64).to_le_bytes())?;
+        self.write(MAGIC)?;
+        self.out.commit()?;
+        Ok(about.counts)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.out.write_all(bytes).map_err(|e| Error::io("cannot write", &self.path, &e))
+    }
+}
+
+/// Such a file, mapped.
+#[derive(Debug)]
+pub struct TokenFile {
+    map: Mmap,
+    /// Where each row's ids begin, and where the last one's end.
+    starts: Vec<u64>,
+    entries: usize,
+    counts: Counts,
+}
+
+impl TokenFile {
+    /// The file at `path`, where it is there, whole, and has this fingerprint.
+    pub fn open(path: &Path, fingerprint: &str) -> Result<Option<Self>> {
+        let fail = |e: std::io::Error| Error::io("cannot read", path, &e);
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(fail(e)),
+        };
+        if file.metadata().map_err(fail)?.len() < END as u64 {
+            return Ok(None);
+        }
+        // SAFETY: the file is only read; it was written whole and nothing here writes to it again.
+        let map = unsafe { Mmap::map(&file) }.map_err(fail)?;
+        Ok(Self::read(map, fingerprint))
+    }
+
+    fn read(map: Mmap, fingerprint: &str) -> Option<Self> {
+        let body = map.len().checked_sub(END)?;
+        let (length, magic) = map[body..].split_first_chunk::<8>()?;
+        let length = u64::from_le_bytes(*length) as usize;
+        let json = body.checked_sub(length)?;
+        let about: About = serde_json::from_slice(&map[json..body]).ok()?;
+        let Counts { rows, tokens, .. } = about.counts;
+        let entries = json.checked_sub(rows.checked_mul(ENTRY)?)?;
+        if magic != MAGIC || about.fingerprint != fingerprint || entries != tokens.checked_mul(4)? {
+            return None;
+        }
+        let mut starts = Vec::with_capacity(rows + 1);
+        let mut at = 0u64;
+        for row in 0..rows {
+            starts.push(at);
+            at += u64::from(number(&map, entries + row * ENTRY));
+        }
+        starts.push(at);
+        (at == tokens as u64).then_some(TokenFile { map, starts, entries, counts: about.counts })
+    }
+
+    /// How many rows it has.
+    pub fn rows(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// What happened to the rows on their way here.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// How many tokens a row has.
+    pub fn length(&self, row: usize) -> usize {
+        (self.starts[row + 1] - self.starts[row]) as usize
+    }
+
+    /// How many tokens lie before a row.
+    pub fn start(&self, row: usize) -> u64 {
+        self.starts[row]
+    }
+
+    /// A row's tokens from `from` on, at most `most` of them.
+    pub fn part(&self, row: usize, from: usize, most: usize) -> impl Iterator<Item = u32> + '_ {
+        let length = self.length(row);
+        let (from, end) = (from.min(length), from.saturating_add(most).min(length));
+        let first = self.starts[row] as usize;
+        (first + from..first + end).map(|at| number(&self.map, at * 4))
+    }
+
+    /// How many of a row's tokens are the prompt.
+    pub fn prompt_len(&self, row: usize) -> usize {
+        number(&self.map, self.entries + row * ENTRY + 4) as usize
+    }
+
+    /// A row to learn from.
+    pub fn example(&self, row: usize) -> Example {
+        Example { ids: self.part(row, 0, usize::MAX).collect(), from: self.prompt_len(row).max(1) }
+    }
+
+    /// Where a row came from.
+    pub fn origin(&self, row: usize) -> Origin {
+        let at = self.entries + row * ENTRY;
+        Origin { file: number(&self.map, at + 8), line: number(&self.map, at + 12) }
+    }
+}
+
+fn number(bytes: &[u8], at: usize) -> u32 {
+    bytes[at..].first_chunk::<4>().map_or(0, |b| u32::from_le_bytes(*b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOWHERE: Origin = Origin { file: 0, line: 1 };
+
+    #[test]
+    fn what_was_written_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rows.tokens");
+        let mut writer = Writer::create(&path).unwrap();
+        writer.add(&[1, 2, 3], 1, NOWHERE).unwrap();
+        writer.add(&[], 0, NOWHERE).unwrap();
+        writer.add(&[7, 70_000], 0, Origin { file: 2, line: 9 }).unwrap();
+        writer.counts().cut = 1;
+        let counts = writer.finish("abc").unwrap();
+        assert_eq!((counts.rows, counts.tokens, counts.learnt, counts.cut), (3, 5, 3, 1));
+        let file = TokenFile::open(&path, "abc").unwrap().unwrap();
+        assert_eq!(file.counts(), counts);
+        assert_eq!(file.example(0), Example { ids: vec![1, 2, 3], from: 1 });
+        assert_eq!(file.example(2), Example { ids: vec![7, 70_000], from: 1 });
+        assert_eq!(file.part(0, 1, 1).collect::<Vec<_>>(), [2]);
+        assert_eq!((file.length(1), file.start(2), file.origin(2).line), (0, 3, 9));
+    }
+
+    #[test]
+    fn another_fingerprint_or_a_cut_file_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rows.tokens");
+        assert!(TokenFile::open(&path, "abc").unwrap().is_none());
+        let mut writer = Writer::create(&path).unwrap();
+        writer.add(&[1, 2, 3], 1, NOWHERE).unwrap();
+        writer.finish("abc").unwrap();
+        assert!(TokenFile::open(&path, "abd").unwrap().is_none());
+        let bytes = std::fs::read(&path).unwrap();
+        for end in 0..bytes.len() {
+            std::fs::write(&path, &bytes[..end]).unwrap();
+            assert!(TokenFile::open(&path, "abc").unwrap().is_none(), "{end}");
+        }
+    }
+}
