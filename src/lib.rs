@@ -31,5 +31,11 @@ pub mod model;
 // Layer 3
 pub mod decode;
 
+// Layer 4
+pub mod checkpoint;
+
+// Layer 5
+pub mod train;
+
 // Layer 7
 pub mod cli;

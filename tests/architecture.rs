@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The rooms in order: each uses only those before it.
-const ROOMS: [&str; 12] = [
+const ROOMS: [&str; 14] = [
     "error",
     "seed",
     "signal",
@@ -20,6 +20,8 @@ const ROOMS: [&str; 12] = [
     "optim",
     "model",
     "decode",
+    "checkpoint",
+    "train",
 ];
 
 /// The program's own room, above all.

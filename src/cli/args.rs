@@ -32,6 +32,7 @@ Examples:
   retort inspect MODEL                                  what a model is, and whether its parts fit
   retort score --model MODEL --input rows.jsonl --json  log-probability of every token
   retort generate --model MODEL --prompt 'Hello'        a sampled reply; --greedy for the most probable
+  retort distill run.toml --out runs/one                train a student
   retort import model.gguf --out MODEL                  a Hugging Face folder from a GGUF file
 
 Exit codes:
@@ -54,6 +55,8 @@ pub struct Arguments {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Train a student as a config says
+    Distill(Distill),
     /// The log-probability of every token of every row
     Score(Score),
     /// Replies to prompts
@@ -168,6 +171,29 @@ pub struct Generate {
     /// Prompts as they are, without a template (the same as --template plain)
     #[arg(long, conflicts_with = "template")]
     pub raw: bool,
+}
+
+/// `retort distill`.
+#[derive(Debug, Args)]
+#[command(long_about = "Trains a student as a config says.
+
+The run directory gets config.toml (as run), metrics.jsonl (a line an update), checkpoints/, best/ and
+final/ (model folders). Ctrl-C finishes the update, saves it and leaves; --resume goes on from there, also
+after a crash. Paths in the config are relative to the working directory. --dtype bf16 computes in bf16
+over float32 masters, and writes final/ in bf16.")]
+pub struct Distill {
+    /// The config
+    #[arg(value_name = "CONFIG.toml")]
+    pub config: PathBuf,
+    /// Sets a key of the config, such as train.lr=1e-4; may be given again
+    #[arg(long, value_name = "KEY=VALUE", allow_hyphen_values = true)]
+    pub set: Vec<String>,
+    /// The run directory (runs/NAME of CONFIG unless told)
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Go on from the newest checkpoint; begin where there is none
+    #[arg(long)]
+    pub resume: bool,
 }
 
 /// `retort chat`.

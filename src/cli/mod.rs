@@ -6,6 +6,7 @@
 mod args;
 mod chat;
 mod completions;
+mod distill;
 mod generate;
 mod import;
 mod inspect;
@@ -59,6 +60,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let common = &arguments.common;
     machine::set_threads(common.threads)?;
     match &arguments.command {
+        Command::Distill(args) => distill::run(args, common),
         Command::Score(args) => score::run(args, common),
         Command::Generate(args) => generate::run(args, common),
         Command::Chat(args) => chat::run(args, common),

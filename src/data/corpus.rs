@@ -75,7 +75,7 @@ impl Corpus<'_> {
                 return Err(Error::user(what).file(file).expected("a file of text"));
             }
             hasher.part(is_rows(file).to_string().as_bytes());
-            hasher.part(hash::of_file(file)?.1.as_bytes());
+            hasher.part(hash::of_long_file(file)?.1.as_bytes());
         }
         hasher.part(self.tokenizer.identity()?.as_bytes());
         hasher.part(format!("{:?} {:?}", self.eos, self.bos()).as_bytes());

@@ -75,11 +75,11 @@ impl Preparation<'_> {
                 let what = if file.exists() { "not a file" } else { "no such file" };
                 return Err(Error::user(what).file(file).expected("a file of rows"));
             }
-            hasher.part(hash::of_file(file)?.1.as_bytes());
+            hasher.part(hash::of_long_file(file)?.1.as_bytes());
         }
         hasher.part(self.tokenizer.identity()?.as_bytes());
         if let TemplateChoice::File(path) = self.template {
-            hasher.part(hash::of_file(path)?.1.as_bytes());
+            hasher.part(hash::of_long_file(path)?.1.as_bytes());
         }
         let rest = (self.template, self.eos, self.limits, self.context, self.vocabulary, self.need);
         hasher.part(format!("{rest:?} {:?}", self.rejects.is_some()).as_bytes());

@@ -86,7 +86,12 @@ pub trait Block: Send + std::fmt::Debug {
 
 /// Reads and checks a model folder's config.json.
 pub fn read_design(folder: &Path) -> Result<Box<dyn Design>> {
-    let raw = RawConfig::open(&folder.join("config.json"))?;
+    read_config(&folder.join("config.json"))
+}
+
+/// Reads and checks a config.json of any name.
+pub fn read_config(file: &Path) -> Result<Box<dyn Design>> {
+    let raw = RawConfig::open(file)?;
     let model_type = raw.text("model_type")?;
     let found = ARCHITECTURES.iter().find(|(name, _)| *name == model_type);
     let Some((_, read)) = found else {

@@ -1,7 +1,7 @@
-//! SHA-256 of what is written and read, in one pass with the writing or reading.
+//! SHA-256: digests of checkpoints, fingerprints of what caches depend on.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -40,55 +40,26 @@ impl Hasher {
 
 /// The size and digest of a file.
 pub fn of_file(path: &Path) -> Result<(u64, String)> {
+    digest(path, || Ok(()))
+}
+
+/// The same of a file that may be long: a signal stops it.
+pub fn of_long_file(path: &Path) -> Result<(u64, String)> {
+    digest(path, signal::check)
+}
+
+fn digest(path: &Path, check: impl Fn() -> Result<()>) -> Result<(u64, String)> {
     let fail = |e: std::io::Error| Error::io("cannot read", path, &e);
     let mut file = File::open(path).map_err(fail)?;
     let (mut hasher, mut size) = (Hasher::default(), 0);
     let mut buffer = vec![0; 1 << 20];
     loop {
-        signal::check()?;
+        check()?;
         let n = file.read(&mut buffer).map_err(fail)?;
         if n == 0 {
             return Ok((size, hasher.hex()));
         }
         hasher.add(&buffer[..n]);
         size += n as u64;
-    }
-}
-
-/// Hashes what goes through it.
-#[derive(Debug)]
-pub struct Hashing<W> {
-    inner: W,
-    hasher: Hasher,
-    size: u64,
-}
-
-impl<W: Write> Hashing<W> {
-    /// Writes into `inner`.
-    pub fn new(inner: W) -> Self {
-        Hashing { inner, hasher: Hasher::default(), size: 0 }
-    }
-
-    /// How many bytes went through.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// The size and digest of what went through.
-    pub fn finish(self) -> (u64, String) {
-        (self.size, self.hasher.hex())
-    }
-}
-
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let n = self.inner.write(bytes)?;
-        self.hasher.add(&bytes[..n]);
-        self.size += n as u64;
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.inner.flush()
     }
 }

@@ -7,7 +7,8 @@ use crate::{bad, good, retort, text};
 const EVERYWHERE: &str = "--device --dtype --threads --json --quiet --verbose --help";
 
 /// The flags that other people's scripts use. One may be added; none may go.
-const FLAGS: [(&str, &str); 6] = [
+const FLAGS: [(&str, &str); 7] = [
+    ("distill", "--set --out --resume"),
     ("score", "--model --input --template --skip-invalid --output"),
     (
         "generate",

@@ -4,7 +4,8 @@ use retort::optim::{Optimizer, Outcome, Settings};
 use retort::weights::Params;
 use tch::Kind;
 
-use crate::{fixture, tensors};
+use crate::support::fixture;
+use crate::tensors;
 
 /// Ten steps, some of them clipped, at a rate that changes: every weight equals torch's to 1e-6 of its size.
 #[test]

@@ -1,0 +1,71 @@
+//! Rows of a micro-batch as tensors: padded on the right, the scored positions told by lengths alone.
+
+use retort_policies::objective::rows::Rows;
+use tch::{Device, Tensor};
+
+use crate::data::Example;
+use crate::error::{Error, Result};
+
+/// A micro-batch.
+#[derive(Debug)]
+pub struct Micro {
+    /// What the models read: every token but the last of each row.
+    pub ids_bt: Tensor,
+    /// Where the scored positions are.
+    pub rows: Rows,
+    /// What each of them should say.
+    pub targets_n: Tensor,
+    /// How many each row has.
+    pub lengths: Vec<usize>,
+}
+
+impl Micro {
+    /// Makes it of these rows.
+    pub fn of(examples: &[&Example], device: Device) -> Result<Self> {
+        let width = examples.iter().map(|e| e.ids.len()).max().unwrap_or(0).saturating_sub(1);
+        if width == 0 {
+            return Err(Error::bug("a micro-batch with nothing to learn"));
+        }
+        let mut ids = vec![0i64; examples.len() * width];
+        let (mut targets, mut spans) = (Vec::new(), Vec::new());
+        for (slots, example) in ids.chunks_mut(width).zip(examples) {
+            let inputs = &example.ids[..example.ids.len().saturating_sub(1)];
+            for (slot, &id) in slots.iter_mut().zip(inputs) {
+                *slot = i64::from(id);
+            }
+            let from = example.from.max(1);
+            targets.extend(example.ids.iter().skip(from).map(|&id| i64::from(id)));
+            spans.push((from - 1, example.targets()));
+        }
+        let rows = Rows::new(width, spans)?;
+        let ids_bt = Tensor::f_from_slice(&ids)?.f_view([examples.len() as i64, width as i64])?;
+        Ok(Micro {
+            ids_bt: ids_bt.f_to_device(device)?,
+            lengths: rows.lengths(),
+            rows,
+            targets_n: Tensor::f_from_slice(&targets)?.f_to_device(device)?,
+        })
+    }
+
+    /// Tokens that are learnt.
+    pub fn tokens(&self) -> usize {
+        self.lengths.iter().sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_stand_before_what_they_predict() {
+        let rows = [Example { ids: vec![5, 6, 7, 8], from: 2 }, Example { ids: vec![9, 4], from: 1 }];
+        let micro = Micro::of(&rows.iter().collect::<Vec<_>>(), Device::Cpu).unwrap();
+        let ids: Vec<i64> = micro.ids_bt.flatten(0, 1).try_into().unwrap();
+        assert_eq!(ids, [5, 6, 7, 9, 0, 0]);
+        assert_eq!(Vec::<i64>::try_from(&micro.targets_n).unwrap(), [7, 8, 4]);
+        let seen: Vec<i64> = micro.rows.pack(&micro.ids_bt).unwrap().try_into().unwrap();
+        assert_eq!(seen, [6, 7, 9], "the states of these tokens are scored");
+        assert_eq!((micro.lengths.clone(), micro.tokens()), (vec![2, 1], 3));
+    }
+}

@@ -1,0 +1,105 @@
+//! What is measured while a run goes on: the cross-entropy of held-out responses, and with a teacher the
+//! divergences from it, as means over response tokens.
+
+use retort_policies::objective::divergence::Divergence;
+use retort_policies::objective::head::{Want, fused};
+use retort_policies::objective::input::{Input, Side};
+use retort_policies::objective::term::{Loss, Term};
+use tch::Kind;
+
+use super::batch::Micro;
+use super::setup::Material;
+use super::update::{Updater, head, states};
+use crate::checkpoint::RunDir;
+use crate::config::RunConfig;
+use crate::data::{Example, Need, Preparation, TokenFile, by_length};
+use crate::error::Result;
+use crate::signal;
+
+/// Rows that are sorted by length together.
+const WINDOW: usize = 1024;
+
+/// The held-out rows.
+#[derive(Debug)]
+pub struct Evaluation {
+    rows: Option<TokenFile>,
+}
+
+impl Evaluation {
+    /// Reads them; without any nothing is evaluated.
+    pub fn prepare(config: &RunConfig, material: &Material, dir: &RunDir) -> Result<Self> {
+        let data = &config.settings.data;
+        if data.valid.is_empty() {
+            return Ok(Evaluation { rows: None });
+        }
+        let template = super::feed::template(config)?;
+        let preparation = Preparation {
+            files: &data.valid,
+            tokenizer: &material.tokenizer,
+            template: &template,
+            eos: material.end(),
+            limits: material.limits(config),
+            context: material.context,
+            vocabulary: material.vocabulary,
+            need: Need::Responses,
+            rejects: data.skip_invalid.then_some(dir.path()),
+        };
+        let cache = super::feed::cache(dir, "valid")?;
+        let rows = preparation.run(&cache).map_err(|e| e.or_file("data.valid"))?;
+        Ok(Evaluation { rows: Some(rows) })
+    }
+
+    /// Measures the student as it is: a name and a value each.
+    pub fn run(&self, material: &Material, updater: &Updater) -> Result<Option<Vec<(&'static str, f64)>>> {
+        let Some(rows) = &self.rows else { return Ok(None) };
+        let _off = tch::no_grad_guard();
+        let terms = terms(material.teacher.is_some());
+        let (mut sums, mut tokens) = (vec![0.0; terms.len()], 0usize);
+        for start in (0..rows.rows()).step_by(WINDOW) {
+            let end = (start + WINDOW).min(rows.rows());
+            let window: Vec<Example> = (start..end).map(|row| rows.example(row)).collect();
+            let lengths: Vec<usize> = window.iter().map(|e| e.ids.len()).collect();
+            for group in by_length(&lengths, updater.cut()) {
+                signal::check()?;
+                let group: Vec<&Example> = group.iter().map(|&row| &window[row]).collect();
+                let micro = Micro::of(&group, material.student.device())?;
+                let values = measure(material, &micro, &terms)?;
+                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+                tokens += micro.tokens();
+            }
+        }
+        let mean = |sum: f64| sum / tokens.max(1) as f64;
+        let mut values: Vec<(&'static str, f64)> =
+            terms.iter().zip(sums).map(|(term, sum)| (term.name, mean(sum))).collect();
+        values.push(("tokens", tokens as f64));
+        Ok(Some(values))
+    }
+}
+
+fn terms(teacher: bool) -> Vec<Term> {
+    let mut terms = vec![Term::new("valid_loss", Loss::CrossEntropy, 1.0)];
+    if teacher {
+        terms.push(Term::new("forward_kl", Loss::Divergence(Divergence::ForwardKl), 1.0));
+        terms.push(Term::new("reverse_kl", Loss::Divergence(Divergence::ReverseKl), 1.0));
+    }
+    terms
+}
+
+/// The sum of each term over a micro-batch.
+fn measure(material: &Material, micro: &Micro, terms: &[Term]) -> Result<Vec<f64>> {
+    let student_nd = states(&material.student, micro)?;
+    let teacher = match &material.teacher {
+        Some((teacher, _)) => Some((teacher, states(teacher, micro)?)),
+        None => None,
+    };
+    let input = Input {
+        student: Side::Hidden { hidden_nd: &student_nd, head: head(&material.student) },
+        teacher: teacher.as_ref().map(|(t, nd)| Side::Hidden { hidden_nd: nd, head: head(t) }),
+        targets_n: &micro.targets_n,
+        vocabulary: material.vocabulary as i64,
+        barred: None,
+        teacher_temperature: 1.0,
+    };
+    let made = fused(&input, terms, Want::Values)?;
+    Ok(Vec::<f64>::try_from(made.sums_k.f_to_kind(Kind::Double)?.f_to_device(tch::Device::Cpu)?)?)
+}

@@ -1,0 +1,217 @@
+//! What a run is made from: the models, the tokenizer that both share, the files that go beside the weights.
+
+use std::path::{Path, PathBuf};
+
+use tch::{Device, Kind, Tensor};
+
+use crate::checkpoint::{ModelFiles, RunDir};
+use crate::config::{Best, Origin, RunConfig};
+use crate::data::Limits;
+use crate::error::{Error, Result};
+use crate::model::{CausalLm, LoadOptions, read_config};
+use crate::text::{Tokenizer, eos_ids, turn_end};
+use crate::weights::{Dtype, Residence, locate};
+
+/// What the command line says of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Where to compute.
+    pub device: Device,
+    /// In what.
+    pub kind: Kind,
+    /// The type that the result is written in.
+    pub write: Dtype,
+    /// Whether a run that is there goes on.
+    pub resume: bool,
+}
+
+impl Options {
+    /// The facts that `config.toml` in the run directory carries.
+    pub fn facts(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("version", env!("CARGO_PKG_VERSION").into()),
+            ("commit", env!("RETORT_COMMIT").into()),
+            ("libtorch", crate::native::torch_version()),
+            ("device", device_name(self.device)),
+            ("dtype", kind_name(self.kind).into()),
+            ("threads", tch::get_num_threads().to_string()),
+        ]
+    }
+}
+
+/// A device as `--device` has it.
+fn device_name(device: Device) -> String {
+    match device {
+        Device::Cuda(n) => format!("cuda:{n}"),
+        Device::Cpu => "cpu".into(),
+        other => format!("{other:?}").to_lowercase(),
+    }
+}
+
+/// A float type as `--dtype` has it.
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::BFloat16 => "bf16",
+        Kind::Half => "f16",
+        _ => "f32",
+    }
+}
+
+/// The config with what it cannot have replaced by what it gets, which is said.
+pub fn settled(mut config: RunConfig) -> RunConfig {
+    let settings = &mut config.settings;
+    if settings.train.best == Best::RougeL {
+        if !settings.data.valid.is_empty() && settings.train.eval_every > 0 {
+            tracing::warn!("train.best = \"rouge-l\" is not there yet: valid-loss decides what is best");
+        }
+        settings.train.best = Best::ValidLoss;
+    }
+    if settings.data.valid.is_empty() && settings.train.eval_every > 0 {
+        tracing::info!("without data.valid nothing is evaluated, and there is no best/");
+    }
+    config
+}
+
+/// That a run directory's own config is of the same run, where it goes on.
+pub fn same_run(config: &RunConfig, dir: &RunDir, goes_on: bool) -> Result<()> {
+    let file = dir.path().join("config.toml");
+    if !goes_on || !file.exists() {
+        return Ok(());
+    }
+    let before = settled(RunConfig::load(&file, &[])?);
+    match config.differs(&before)? {
+        None => Ok(()),
+        Some(key) => Err(Error::user("the run was begun with another setting")
+            .file(&file)
+            .field(key)
+            .advice("set it as it was to go on, or begin a new run with another --out")),
+    }
+}
+
+/// All that a run is made from.
+#[derive(Debug)]
+pub struct Material {
+    /// The model that learns.
+    pub student: CausalLm,
+    /// The model that teaches, and its folder.
+    pub teacher: Option<(CausalLm, PathBuf)>,
+    /// The student's tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The ids that end a reply.
+    pub eos: Vec<u32>,
+    /// The tokens that both models have: ids below this.
+    pub vocabulary: usize,
+    /// The shorter of the models' contexts.
+    pub context: usize,
+    /// What is written beside the student's weights.
+    pub files: ModelFiles,
+}
+
+impl Material {
+    /// Loads it; a student that was saved is taken from `saved`.
+    pub fn load(config: &RunConfig, options: &Options, saved: Option<&Path>) -> Result<Self> {
+        super::trainable(options.kind, options.device)?;
+        let teacher = config.settings.teacher.as_deref().map(locate::model_folder);
+        let teacher = teacher.transpose().map_err(|e| config.blame("teacher.model", e))?;
+        let place = Place::of(config, teacher.as_deref())?;
+        let tokenizer = Tokenizer::load(&place.tokenizer)?;
+        if let Some(folder) = &teacher
+            && let Some(warning) = tokenizer.agree(&Tokenizer::load(folder)?)?
+        {
+            tracing::warn!("{warning}");
+        }
+        let eos = eos_ids(&place.tokenizer, &tokenizer)?;
+        let teacher = match teacher {
+            Some(folder) => Some((load(&folder, options, Residence::Mapped)?, folder)),
+            None => None,
+        };
+        let student = match (saved, &config.settings.student.model) {
+            (Some(folder), _) => load(folder, options, Residence::Trained)?,
+            (None, Origin::Config(file)) => {
+                CausalLm::random(read_config(file)?, config.settings.seed, options.kind, options.device)?
+            }
+            (None, Origin::Folder(_)) => load(&place.folder, options, Residence::Trained)?,
+        };
+        let shapes = || std::iter::once(student.shape()).chain(teacher.iter().map(|(t, _)| t.shape()));
+        let rows = shapes().map(|s| s.vocabulary as usize).min().unwrap_or(0);
+        let context = shapes().map(|s| s.context as usize).min().unwrap_or(0);
+        for shape in shapes() {
+            if shape.vocabulary as usize > tokenizer.vocab_size() {
+                tracing::info!(
+                    "{} has {} rows for {} tokens: the rest is cut off in every loss",
+                    shape.model_type,
+                    shape.vocabulary,
+                    tokenizer.vocab_size()
+                );
+            }
+        }
+        let files = ModelFiles::read(&place.config, &place.tokenizer)?;
+        let vocabulary = tokenizer.vocab_size().min(rows);
+        Ok(Material { student, teacher, eos, vocabulary, context, files, tokenizer })
+    }
+
+    /// What goes behind a response.
+    pub fn end(&self) -> Option<u32> {
+        turn_end(&self.eos, &self.tokenizer)
+    }
+
+    /// The longest parts of a row, within what both models can read.
+    pub fn limits(&self, config: &RunConfig) -> Limits {
+        let data = &config.settings.data;
+        let wanted = Limits { prompt: data.max_prompt, response: data.max_response };
+        let limits = wanted.within(self.context);
+        if limits != wanted {
+            tracing::warn!(
+                "the context of {} tokens leaves {} for prompts and {} for responses",
+                self.context,
+                limits.prompt,
+                limits.response
+            );
+        }
+        limits
+    }
+
+    /// The student's masters by name.
+    pub fn weights(&self) -> Vec<(String, Tensor)> {
+        let params = self.student.params();
+        params.names().iter().cloned().zip(params.masters().iter().map(Tensor::shallow_clone)).collect()
+    }
+}
+
+fn load(folder: &Path, options: &Options, residence: Residence) -> Result<CausalLm> {
+    let options = LoadOptions { kind: options.kind, device: options.device, residence, check_finite: true };
+    CausalLm::load(folder, options)
+}
+
+/// Where a student's parts are.
+struct Place {
+    folder: PathBuf,
+    config: PathBuf,
+    tokenizer: PathBuf,
+}
+
+impl Place {
+    fn of(config: &RunConfig, teacher: Option<&Path>) -> Result<Self> {
+        match &config.settings.student.model {
+            Origin::Folder(name) => {
+                let folder = locate::model_folder(name).map_err(|e| config.blame("student.model", e))?;
+                Ok(Place { config: folder.join("config.json"), tokenizer: folder.clone(), folder })
+            }
+            Origin::Config(file) => {
+                let folder = file.parent().unwrap_or(Path::new("")).to_path_buf();
+                let own = ["tokenizer.json", "vocab.json"].iter().any(|name| folder.join(name).exists());
+                let tokenizer = match (own, teacher) {
+                    (true, _) => folder.clone(),
+                    (false, Some(teacher)) => teacher.to_path_buf(),
+                    (false, None) => {
+                        let e = Error::user("a student without a tokenizer").file(file);
+                        return Err(
+                            e.advice("put a tokenizer.json beside its config.json, or name a teacher")
+                        );
+                    }
+                };
+                Ok(Place { config: file.clone(), tokenizer, folder })
+            }
+        }
+    }
+}
