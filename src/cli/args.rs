@@ -194,6 +194,9 @@ pub struct Distill {
     /// Go on from the newest checkpoint; begin where there is none
     #[arg(long)]
     pub resume: bool,
+    /// Check everything and say what it would take; write nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// `retort chat`.

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::args::{Common, Distill};
-use super::output::{Out, count, table};
+use super::output::{Out, bytes, count, table};
 use crate::config::RunConfig;
+use crate::data::Counts;
 use crate::error::{Error, Result};
-use crate::train::{self, News, Options, Watch};
+use crate::train::{self, News, Options, Plan, Watch};
 
 pub(super) fn run(args: &Distill, common: &Common) -> Result<()> {
     if !args.config.exists() {
@@ -25,6 +26,9 @@ pub(super) fn run(args: &Distill, common: &Common) -> Result<()> {
         resume: args.resume,
     };
     let out = args.out.clone().unwrap_or_else(|| default_out(args));
+    if args.dry_run {
+        return show(&train::plan(config, &out, &options)?, common);
+    }
     let mut bar = Bar::new(common.quiet);
     let finished = train::run(config, &out, &options, &mut bar)?;
     bar.clear();
@@ -47,6 +51,53 @@ pub(super) fn run(args: &Distill, common: &Common) -> Result<()> {
     }
     answer.text(&table(&rows.into_iter().map(|(k, v)| vec![k.to_string(), v]).collect::<Vec<_>>()))?;
     answer.finish()
+}
+
+/// What a run would be.
+fn show(plan: &Plan, common: &Common) -> Result<()> {
+    let mut answer = Out::stdout();
+    if common.json {
+        answer.json(&json!({
+            "run": plan.out, "params": plan.parameters, "teacher_params": plan.teacher_parameters,
+            "rows": plan.rows, "valid": plan.valid, "steps": plan.steps,
+            "tokens_at_once": plan.at_once.map(|(tokens, _)| tokens),
+            "recompute": plan.at_once.map(|(_, twice)| twice),
+            "memory": plan.memory, "total_memory": plan.total_memory,
+            "seconds": plan.time.map(|t| t.as_secs_f64()), "writes": plan.writes, "missing": plan.missing,
+        }))?;
+        return answer.finish();
+    }
+    let mut rows = vec![("run directory", plan.out.display().to_string())];
+    rows.push(("student", format!("{} parameters", count(plan.parameters as i64))));
+    rows.extend(plan.teacher_parameters.map(|n| ("teacher", format!("{} parameters", count(n as i64)))));
+    for (what, counts) in [("rows", plan.rows), ("held-out rows", plan.valid)] {
+        rows.extend(counts.map(|c| (what, counted(&c))));
+    }
+    rows.extend(plan.steps.map(|n| ("updates", n.to_string())));
+    rows.extend(plan.at_once.map(|(tokens, twice)| {
+        ("at once", format!("{tokens} tokens{}", if twice { ", blocks computed twice" } else { "" }))
+    }));
+    rows.extend(plan.memory.map(|n| {
+        let of = plan.total_memory.map_or(String::new(), |total| format!(" of {}", bytes(total as i64)));
+        ("memory", format!("about {}{of}", bytes(n as i64)))
+    }));
+    rows.extend(plan.time.map(|t| ("time", format!("about {}", clock(t.as_secs_f64())))));
+    rows.push(("would write", plan.writes.join(", ")));
+    rows.extend(plan.missing.iter().map(|what| ("missing", what.clone())));
+    answer.text(&table(&rows.into_iter().map(|(k, v)| vec![k.to_string(), v]).collect::<Vec<_>>()))?;
+    answer.finish()
+}
+
+fn counted(c: &Counts) -> String {
+    let mut text =
+        format!("{}, {} tokens, {} learnt", c.rows, count(c.tokens as i64), count(c.learnt as i64));
+    for (n, what) in [(c.shortened, "prompts shortened"), (c.cut, "responses cut"), (c.rejected, "bad rows")]
+    {
+        if n > 0 {
+            text += &format!(", {n} {what}");
+        }
+    }
+    text
 }
 
 /// Where a run goes if nobody says: below `runs`, under the config's name.

@@ -17,7 +17,7 @@ use super::Example;
 use super::reader::{LONGEST_LINE, Reader};
 use super::rows::Row;
 use super::sampler::Order;
-use super::tokens::{Origin, TokenFile, Writer};
+use super::tokens::{Counts, Origin, TokenFile, Writer};
 use crate::error::{Error, Result};
 use crate::signal;
 use crate::store::hash::{self, Hasher};
@@ -47,9 +47,22 @@ impl Corpus<'_> {
             return Ok(file);
         }
         let mut writer = Writer::create(cache)?;
+        self.files(&mut writer)?;
+        writer.finish(&fingerprint)?;
+        TokenFile::open(cache, &fingerprint)?
+            .ok_or_else(|| Error::bug("a file of tokens cannot be read again").file(cache))
+    }
+
+    /// What would become of the documents, and the length of the longest; nothing is written.
+    pub fn count(&self) -> Result<(Counts, usize)> {
+        let mut writer = Writer::counting();
+        self.files(&mut writer)?;
+        Ok((*writer.counts(), writer.longest()))
+    }
+
+    fn files(&self, writer: &mut Writer) -> Result<()> {
         for (n, path) in self.files.iter().enumerate() {
-            let mut chunk =
-                Chunk { corpus: self, writer: &mut writer, file: n as u32, texts: Vec::new(), bytes: 0 };
+            let mut chunk = Chunk { corpus: self, writer, file: n as u32, texts: Vec::new(), bytes: 0 };
             if is_rows(path) {
                 chunk.rows(path)?
             } else {
@@ -61,9 +74,7 @@ impl Corpus<'_> {
             let first = self.files.first().map_or(Path::new("corpus"), PathBuf::as_path);
             return Err(Error::data("no text").file(first).expected("at least one document"));
         }
-        writer.finish(&fingerprint)?;
-        TokenFile::open(cache, &fingerprint)?
-            .ok_or_else(|| Error::bug("a file of tokens cannot be read again").file(cache))
+        Ok(())
     }
 
     /// What all of it depends on.

@@ -9,7 +9,7 @@ use super::encode::Encoder;
 use super::fit::{Fitted, Limits};
 use super::reader::{Reader, rejects_path};
 use super::rows::{Row, Schema};
-use super::tokens::{Origin, TokenFile, Writer};
+use super::tokens::{Counts, Origin, TokenFile, Writer};
 use crate::error::{Error, Result};
 use crate::signal;
 use crate::store::hash::{self, Hasher};
@@ -46,7 +46,7 @@ pub struct Preparation<'a> {
     pub vocabulary: usize,
     /// What is wanted of the rows.
     pub need: Need,
-    /// Where bad rows go; none stops at the first.
+    /// The folder, or the device, that bad rows go to; none stops at the first.
     pub rejects: Option<&'a Path>,
 }
 
@@ -59,12 +59,22 @@ impl Preparation<'_> {
             return Ok(file);
         }
         let mut writer = Writer::create(cache)?;
-        for (n, file) in self.files.iter().enumerate() {
-            self.file(file, n as u32, &mut writer)?;
-        }
+        self.files(&mut writer)?;
         writer.finish(&fingerprint)?;
         TokenFile::open(cache, &fingerprint)?
             .ok_or_else(|| Error::bug("a file of tokens cannot be read again").file(cache))
+    }
+
+    /// What would become of the rows, and the length of the longest; nothing is written but where `rejects`
+    /// says.
+    pub fn count(&self) -> Result<(Counts, usize)> {
+        let mut writer = Writer::counting();
+        self.files(&mut writer)?;
+        Ok((*writer.counts(), writer.longest()))
+    }
+
+    fn files(&self, writer: &mut Writer) -> Result<()> {
+        self.files.iter().zip(0..).try_for_each(|(file, n)| self.file(file, n, writer))
     }
 
     /// What all of it depends on.
@@ -89,7 +99,10 @@ impl Preparation<'_> {
     fn file(&self, path: &Path, number: u32, writer: &mut Writer) -> Result<()> {
         let mut reader = Reader::open(path)?;
         if let Some(folder) = self.rejects {
-            reader = reader.skip_invalid(&rejects_path(path, folder))?;
+            // A device takes them all.
+            let device = folder.exists() && !folder.is_dir();
+            let to = if device { folder.to_path_buf() } else { rejects_path(path, folder) };
+            reader = reader.skip_invalid(&to)?;
         }
         let mut encoder: Option<Encoder<'_>> = None;
         loop {

@@ -12,7 +12,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
@@ -61,26 +61,41 @@ pub struct Origin {
 
 /// Writes such a file.
 pub struct Writer {
-    out: Pending,
-    path: std::path::PathBuf,
+    /// None where rows are only counted.
+    out: Option<Pending>,
+    path: PathBuf,
     entries: Vec<u8>,
     counts: Counts,
+    longest: usize,
 }
 
 impl Writer {
     /// Begins the file that will stand at `path`.
     pub fn create(path: &Path) -> Result<Self> {
-        let (out, path) = (Pending::create(path)?, path.to_path_buf());
-        Ok(Writer { out, path, entries: Vec::new(), counts: Counts::default() })
+        let (out, path) = (Some(Pending::create(path)?), path.to_path_buf());
+        Ok(Writer { out, path, entries: Vec::new(), counts: Counts::default(), longest: 0 })
+    }
+
+    /// Writes nothing, and counts.
+    pub fn counting() -> Self {
+        Writer { out: None, path: PathBuf::new(), entries: Vec::new(), counts: Counts::default(), longest: 0 }
+    }
+
+    /// Tokens of the longest row so far.
+    pub fn longest(&self) -> usize {
+        self.longest
     }
 
     /// Adds a row.
     pub fn add(&mut self, ids: &[u32], prompt_len: usize, origin: Origin) -> Result<()> {
-        let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-        self.write(&bytes)?;
-        for n in [ids.len() as u32, prompt_len as u32, origin.file, origin.line] {
-            self.entries.extend(n.to_le_bytes());
+        if self.out.is_some() {
+            let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+            self.write(&bytes)?;
+            for n in [ids.len() as u32, prompt_len as u32, origin.file, origin.line] {
+                self.entries.extend(n.to_le_bytes());
+            }
         }
+        self.longest = self.longest.max(ids.len());
         self.counts.rows += 1;
         self.counts.tokens += ids.len();
         self.counts.learnt += ids.len().saturating_sub(prompt_len.max(1));
@@ -101,12 +116,13 @@ impl Writer {
         self.write(&json)?;
         self.write(&(json.len() as u64).to_le_bytes())?;
         self.write(MAGIC)?;
-        self.out.commit()?;
+        self.out.map_or(Ok(()), Pending::commit)?;
         Ok(about.counts)
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.out.write_all(bytes).map_err(|e| Error::io("cannot write", &self.path, &e))
+        let Some(out) = &mut self.out else { return Ok(()) };
+        out.write_all(bytes).map_err(|e| Error::io("cannot write", &self.path, &e))
     }
 }
 
@@ -134,10 +150,10 @@ impl TokenFile {
         }
         // SAFETY: the file is only read; it was written whole and nothing here writes to it again.
         let map = unsafe { Mmap::map(&file) }.map_err(fail)?;
-        Ok(Self::read(map, fingerprint))
+        Ok(Self::read(map, Some(fingerprint)))
     }
 
-    fn read(map: Mmap, fingerprint: &str) -> Option<Self> {
+    fn read(map: Mmap, fingerprint: Option<&str>) -> Option<Self> {
         let body = map.len().checked_sub(END)?;
         let (length, magic) = map[body..].split_first_chunk::<8>()?;
         let length = u64::from_le_bytes(*length) as usize;
@@ -145,7 +161,8 @@ impl TokenFile {
         let about: About = serde_json::from_slice(&map[json..body]).ok()?;
         let Counts { rows, tokens, .. } = about.counts;
         let entries = json.checked_sub(rows.checked_mul(ENTRY)?)?;
-        if magic != MAGIC || about.fingerprint != fingerprint || entries != tokens.checked_mul(4)? {
+        let another = fingerprint.is_some_and(|f| f != about.fingerprint);
+        if magic != MAGIC || another || entries != tokens.checked_mul(4)? {
             return None;
         }
         let mut starts = Vec::with_capacity(rows + 1);
@@ -156,6 +173,14 @@ impl TokenFile {
         }
         starts.push(at);
         (at == tokens as u64).then_some(TokenFile { map, starts, entries, counts: about.counts })
+    }
+
+    /// The file at `path`, whatever it was made of.
+    pub fn open_any(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| Error::io("cannot read", path, &e))?;
+        // SAFETY: as above.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("cannot read", path, &e))?;
+        Self::read(map, None).ok_or_else(|| Error::data("not a file of tokens").file(path))
     }
 
     /// How many rows it has.

@@ -62,6 +62,16 @@ pub fn template(config: &RunConfig) -> Result<TemplateChoice> {
     config.settings.data.template.parse().map_err(|e| config.blame("data.template", e))
 }
 
+/// Refuses packed rows that no model could read.
+pub fn check_sequence(config: &RunConfig, context: usize) -> Result<()> {
+    let sequence = config.settings.data.sequence;
+    if sequence <= context {
+        return Ok(());
+    }
+    let e = Error::user("packed rows are longer than the models' context");
+    Err(config.blame("data.sequence", e.expected(format!("at most {context}")).found(sequence)))
+}
+
 /// A file of the run's cache.
 pub fn cache(dir: &RunDir, name: &str) -> Result<PathBuf> {
     let folder = crate::store::Folder::create(dir.path().join("cache"))?;
@@ -121,11 +131,7 @@ impl Feed {
 
     fn packed(config: &RunConfig, material: &Material, dir: &RunDir) -> Result<Self> {
         let (data, train) = (&config.settings.data, &config.settings.train);
-        if data.sequence > material.context {
-            let e = Error::user("packed rows are longer than the models' context");
-            let e = e.expected(format!("at most {}", material.context)).found(data.sequence);
-            return Err(config.blame("data.sequence", e));
-        }
+        check_sequence(config, material.context)?;
         let corpus = Corpus { files: &data.corpus, tokenizer: &material.tokenizer, eos: material.end() };
         let documents = corpus.run(&cache(dir, "corpus")?)?;
         let packed = Packed::new(documents, data.sequence, corpus.bos(), config.settings.seed);

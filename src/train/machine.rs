@@ -1,9 +1,10 @@
 //! What fits into a machine: from its total memory and the shapes alone, never from what is free at the
 //! moment, so that the same run on the same machine makes the same cuts.
 
-use tch::Device;
+use tch::{Device, Kind};
 
-use crate::model::CausalLm;
+use crate::config::{MicroBatch, Train};
+use crate::data::sampler::Cut;
 use crate::model::config::Shape;
 use crate::native::cuda;
 
@@ -11,33 +12,113 @@ use crate::native::cuda;
 const MOST_CPU: usize = 4096;
 const MOST_GPU: usize = 16384;
 
-/// Tokens of a micro-batch, padding in, for a student whose longest row has this many.
-pub fn tokens_at_once(student: &CausalLm, longest: usize) -> usize {
-    let most = if student.device() == Device::Cpu { MOST_CPU } else { MOST_GPU };
-    let Some(total) = total_memory(student.device()) else { return most.max(longest) };
-    let per_token = activation_bytes(student.shape(), student.kind().elt_size_in_bytes() as u64).max(1);
-    // Half of what the weights, their gradients and moments leave: teacher, head and libtorch need the rest.
-    let left = total.saturating_sub(state_bytes(student)) / 2;
-    ((left / per_token) as usize).min(most).max(longest)
+/// Rows of the fused head's chunks, of which two are alive at a time.
+const HEAD_ROWS: u64 = 256;
+
+/// What a process with libtorch and a tokenizer holds before it has a model.
+const PROCESS: u64 = 150 << 20;
+
+/// Sizes that memory depends on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sizes {
+    /// The student.
+    pub student: Shape,
+    /// Its parameters.
+    pub parameters: u64,
+    /// The teacher, and the bytes of its weights as they are held.
+    pub teacher: Option<(Shape, u64)>,
+    /// What both compute in.
+    pub kind: Kind,
+    /// The tokens that losses are over.
+    pub vocabulary: u64,
+    /// The longest row.
+    pub longest: usize,
 }
 
-/// Bytes that a token's activations take until the backward pass.
-pub fn activation_bytes(shape: &Shape, size: u64) -> u64 {
-    let n = |x: i64| x.max(0) as u64;
-    let (d, f) = (n(shape.hidden), n(shape.ffn));
-    let (q, kv) = (n(shape.heads * shape.head_dim), n(shape.kv_heads * shape.head_dim));
-    // Two residual states and two normed ones; queries, keys and values before and behind the rotation and
-    // the attention's value; the feed-forward net's gate, its activation, up and product.
-    let layer = 4 * d + 3 * q + 4 * kv + 4 * f;
-    size * (n(shape.layers) * layer + 4 * d)
+/// How an update is cut, and whether blocks are computed twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cutting {
+    /// Rows or tokens at a time.
+    pub cut: Cut,
+    /// Whether the inside of a block is forgotten until the backward pass.
+    pub recompute: bool,
 }
 
-/// Bytes of weights, masters, gradients, their sums and both moments.
-fn state_bytes(student: &CausalLm) -> u64 {
-    let numbers: u64 = student.params().masters().iter().map(|t| t.numel() as u64).sum();
-    let size = student.kind().elt_size_in_bytes() as u64;
-    let copy = if size < 4 { size } else { 0 };
-    numbers * (4 + copy + size + 4 + 8)
+impl Sizes {
+    /// How the updates of a run are cut on a machine of so much memory.
+    pub fn cutting(&self, train: &Train, device: Device, total: Option<u64>) -> Cutting {
+        let most = if device == Device::Cpu { MOST_CPU } else { MOST_GPU };
+        // Half of what the state leaves: libtorch and the system need the rest.
+        let left = total.map(|total| total.saturating_sub(self.state() + self.head() + PROCESS) / 2);
+        let fits = |recompute| {
+            left.map_or(usize::MAX, |left| (left / self.activations(1, recompute).max(1)) as usize)
+        };
+        let rows = match train.micro_batch {
+            MicroBatch::Rows(rows) => rows,
+            MicroBatch::Auto => 1,
+        };
+        let recompute = train.recompute.unwrap_or(fits(false) < rows * self.longest);
+        let cut = match train.micro_batch {
+            MicroBatch::Rows(rows) => Cut::Rows(rows),
+            MicroBatch::Auto => Cut::Tokens(fits(recompute).min(most).max(self.longest)),
+        };
+        Cutting { cut, recompute }
+    }
+
+    /// The most tokens that stand in a micro-batch, padding in.
+    pub fn at_once(&self, cut: Cut, batch: usize) -> usize {
+        match cut {
+            Cut::Rows(rows) => rows.min(batch) * self.longest,
+            Cut::Tokens(tokens) => tokens.min(batch * self.longest).max(self.longest),
+        }
+    }
+
+    /// The most memory that a run holds, in bytes, where so many tokens go through together.
+    pub fn peak(&self, tokens: usize, recompute: bool) -> u64 {
+        let teacher = self.teacher.as_ref().map_or(0, |(shape, weights)| {
+            weights + tokens as u64 * self.size() * (4 * n(shape.hidden) + 3 * n(shape.ffn))
+        });
+        let update = self.activations(tokens as u64, recompute) + self.head();
+        // A tensor is written from a copy of its bytes.
+        let save = 4 * n(self.student.vocabulary) * n(self.student.hidden);
+        PROCESS + self.state() + teacher + update.max(save)
+    }
+
+    fn size(&self) -> u64 {
+        self.kind.elt_size_in_bytes() as u64
+    }
+
+    /// Masters, what is computed with where it is another, gradients, their sums, both moments, and the sums
+    /// of the head's.
+    fn state(&self) -> u64 {
+        let copy = if self.kind == Kind::Float { 0 } else { self.size() };
+        let head = 4 * n(self.student.vocabulary) * n(self.student.head_input);
+        self.parameters * (4 + copy + self.size() + 4 + 8) + head
+    }
+
+    /// The chunks of the fused head.
+    fn head(&self) -> u64 {
+        let sides = if self.teacher.is_some() { 2 } else { 1 };
+        HEAD_ROWS * self.vocabulary * 4 * (sides + 1)
+    }
+
+    /// What is kept of so many tokens for the backward pass.
+    pub fn activations(&self, tokens: u64, recompute: bool) -> u64 {
+        let s = &self.student;
+        let (d, f) = (n(s.hidden), n(s.ffn));
+        let (q, kv) = (n(s.heads * s.head_dim), n(s.kv_heads * s.head_dim));
+        // Two residual states and two normed ones; queries, keys and values before and behind the rotation,
+        // the attention's value; the feed-forward net's gate, its activation, up and product.
+        let block = 4 * d + 3 * q + 4 * kv + 4 * f;
+        let blocks = if recompute { n(s.layers) * d + 2 * block } else { n(s.layers) * block };
+        // The last states, packed, and their gradients on the way back. What is freed between what is kept
+        // leaves holes: half as much again was held at every shape that this was compared with.
+        tokens * self.size() * (blocks + 6 * d + 2 * f) * 3 / 2
+    }
+}
+
+fn n(x: i64) -> u64 {
+    x.max(0) as u64
 }
 
 /// The memory of a device, in bytes, where it can be told.
@@ -57,4 +138,40 @@ fn of_machine() -> Option<u64> {
 /// What a container may use.
 fn of_group() -> Option<u64> {
     std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RunConfig;
+
+    fn sizes() -> Sizes {
+        let config = r#"{"model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
+            "num_key_value_heads": 3, "intermediate_size": 1536, "vocab_size": 49152, "max_position_embeddings": 8192,
+            "tie_word_embeddings": true}"#;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), config).unwrap();
+        let student = crate::model::read_design(dir.path()).unwrap().shape().clone();
+        let (kind, vocabulary) = (Kind::BFloat16, 49_152);
+        Sizes { student, parameters: 134_515_008, teacher: None, kind, vocabulary, longest: 512 }
+    }
+
+    fn train(set: &[&str]) -> Train {
+        let text = "policy = \"sft\"\nstudent.model = \"m\"\ndata.train = \"r\"\ntrain.steps = 1\n";
+        let set: Vec<String> = set.iter().map(|s| s.to_string()).collect();
+        RunConfig::parse(text, "run.toml".as_ref(), &set).unwrap().settings.train
+    }
+
+    /// Much memory: as many tokens as are of use. Less: fewer. Too little for one row: blocks twice.
+    #[test]
+    fn the_cut_follows_the_memory() {
+        let cut = |gib: u64, set: &[&str]| sizes().cutting(&train(set), Device::Cpu, Some(gib << 30));
+        assert_eq!(cut(64, &[]), Cutting { cut: Cut::Tokens(MOST_CPU), recompute: false });
+        let Cutting { cut: Cut::Tokens(some), recompute: false } = cut(6, &[]) else { panic!() };
+        assert!((512..MOST_CPU).contains(&some), "{some}");
+        assert!(cut(4, &[]).recompute);
+        assert!(!cut(4, &["train.recompute=false"]).recompute);
+        assert_eq!(cut(64, &["train.micro_batch=3"]).cut, Cut::Rows(3));
+        assert!(cut(8, &["train.micro_batch=64"]).recompute);
+    }
 }

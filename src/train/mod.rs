@@ -10,7 +10,8 @@ mod card;
 mod evaluate;
 mod feed;
 mod journal;
-mod machine;
+pub mod machine;
+mod plan;
 mod replies;
 mod setup;
 mod update;
@@ -29,6 +30,7 @@ use crate::weights::Dtype;
 use evaluate::Evaluation;
 use feed::Feed;
 use journal::{Journal, Line};
+pub use plan::{Plan, plan};
 pub use setup::{Material, Options};
 use update::Updater;
 
@@ -55,6 +57,8 @@ pub struct News<'a> {
     pub tokens: usize,
     /// Since the previous update.
     pub time: Duration,
+    /// Of it, what the update itself took.
+    pub work: Duration,
     /// Why it was skipped, where it was.
     pub skipped: Option<&'a str>,
 }
@@ -81,9 +85,7 @@ pub fn run(
 ) -> Result<Finished> {
     let config = setup::settled(config);
     if RunDir::is_run(out) && !options.resume {
-        return Err(Error::user("the folder holds a run")
-            .file(out)
-            .advice("--resume goes on with it; another --out begins a new one"));
+        return Err(holds_a_run(out));
     }
     for table in &config.unused {
         tracing::warn!("[{table}] is not used by policy = \"{}\"", config.entry.name);
@@ -93,7 +95,7 @@ pub fn run(
     let dir = RunDir::take(out)?;
     let saved = if options.resume { dir.newest()? } else { None };
     setup::same_run(&config, &dir, saved.is_some())?;
-    let material = Material::load(&config, options, saved.as_ref().map(|s| s.path.as_path()))?;
+    let mut material = Material::load(&config, options, saved.as_ref().map(|s| s.path.as_path()))?;
     let feed = Feed::prepare(&config, &material, &dir, policy.as_ref(), watch)?;
     let evaluation = Evaluation::prepare(&config, &material, &dir)?;
     let steps = steps(&config.settings.train, feed.rows(), feed.batch());
@@ -108,7 +110,9 @@ pub fn run(
     };
     dir.folder().write_bytes("config.toml", config.as_run(&options.facts())?.as_bytes())?;
     let journal = Journal::open(&dir, state.metrics)?;
-    let updater = Updater::new(&material, policy, &config.settings, feed.longest())?;
+    let cutting = material.cutting(&config, &feed, policy.as_ref());
+    material.student.set_recompute(cutting.recompute);
+    let updater = Updater::new(&material, policy, cutting.cut)?;
     let saved_at = saved.map(|s| s.state.step);
     let mut training =
         Loop { config, material, dir, feed, evaluation, optimizer, updater, journal, state, steps, saved_at };
@@ -116,6 +120,12 @@ pub fn run(
     let done = training.run(options, watch)?;
     let best = training.state.best;
     Ok(Finished { run: out.to_path_buf(), steps, done, best })
+}
+
+fn holds_a_run(out: &std::path::Path) -> Error {
+    Error::user("the folder holds a run")
+        .file(out)
+        .advice("--resume goes on with it; another --out begins a new one")
 }
 
 /// How many updates a run has.
@@ -270,6 +280,7 @@ impl Loop {
             loss: told.loss,
             tokens: told.tokens,
             time: total,
+            work: told.time,
             skipped: skipped.as_ref().map(|_| "numbers that are not finite"),
         });
         if self.state.skipped_in_a_row >= self.config.settings.train.max_skipped {

@@ -2,15 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
+use retort_policies::Policy;
 use tch::{Device, Kind, Tensor};
 
+use super::feed::Feed;
+use super::machine::{Cutting, Sizes, total_memory};
 use crate::checkpoint::{ModelFiles, RunDir};
 use crate::config::{Best, Origin, RunConfig};
 use crate::data::Limits;
 use crate::error::{Error, Result};
-use crate::model::{CausalLm, LoadOptions, read_config};
+use crate::model::config::Shape;
+use crate::model::{CausalLm, LoadOptions, read_config, read_design};
 use crate::text::{Tokenizer, eos_ids, turn_end};
-use crate::weights::{Dtype, Residence, locate};
+use crate::weights::{Dtype, Residence, WeightFiles, locate};
 
 /// What the command line says of a run.
 #[derive(Debug, Clone, Copy)]
@@ -157,18 +161,26 @@ impl Material {
 
     /// The longest parts of a row, within what both models can read.
     pub fn limits(&self, config: &RunConfig) -> Limits {
-        let data = &config.settings.data;
-        let wanted = Limits { prompt: data.max_prompt, response: data.max_response };
-        let limits = wanted.within(self.context);
-        if limits != wanted {
-            tracing::warn!(
-                "the context of {} tokens leaves {} for prompts and {} for responses",
-                self.context,
-                limits.prompt,
-                limits.response
-            );
-        }
-        limits
+        limits(config, self.context)
+    }
+
+    /// How updates are cut on this machine.
+    pub fn cutting(&self, config: &RunConfig, feed: &Feed, policy: &dyn Policy) -> Cutting {
+        let student = &self.student;
+        let kind = student.kind();
+        let numbers =
+            |model: &CausalLm| model.params().compute().iter().map(|t| t.numel() as u64).sum::<u64>();
+        let teacher = self.teacher.as_ref().filter(|_| policy.plan().teacher);
+        let sizes = Sizes {
+            student: student.shape().clone(),
+            parameters: numbers(student),
+            teacher: teacher.map(|(t, _)| (t.shape().clone(), numbers(t) * kind.elt_size_in_bytes() as u64)),
+            kind,
+            vocabulary: self.vocabulary as u64,
+            longest: feed.longest(),
+        };
+        let device = student.device();
+        sizes.cutting(&config.settings.train, device, total_memory(device))
     }
 
     /// The student's masters by name.
@@ -178,9 +190,114 @@ impl Material {
     }
 }
 
+/// The longest parts of a row, within a context.
+fn limits(config: &RunConfig, context: usize) -> Limits {
+    let data = &config.settings.data;
+    let wanted = Limits { prompt: data.max_prompt, response: data.max_response };
+    let limits = wanted.within(context);
+    if limits != wanted {
+        tracing::warn!(
+            "the context of {context} tokens leaves {} for prompts and {} for responses",
+            limits.prompt,
+            limits.response
+        );
+    }
+    limits
+}
+
 fn load(folder: &Path, options: &Options, residence: Residence) -> Result<CausalLm> {
     let options = LoadOptions { kind: options.kind, device: options.device, residence, check_finite: true };
     CausalLm::load(folder, options)
+}
+
+/// What a run would be made from, checked without room for any of it.
+#[derive(Debug)]
+pub struct Parts {
+    /// The student.
+    pub shape: Shape,
+    /// Its parameters.
+    pub parameters: u64,
+    /// The teacher.
+    pub teacher: Option<Counted>,
+    /// The student's tokenizer, where there is one.
+    pub tokenizer: Option<Tokenizer>,
+    eos: Vec<u32>,
+    /// The tokens that both models have.
+    pub vocabulary: usize,
+    /// The shorter context.
+    pub context: usize,
+    /// What is not there yet.
+    pub missing: Vec<String>,
+}
+
+/// A model that was looked at.
+#[derive(Debug)]
+pub struct Counted {
+    /// Its sizes.
+    pub shape: Shape,
+    /// Its parameters.
+    pub parameters: u64,
+}
+
+impl Parts {
+    /// Checks everything: folders, every weight, tokenizers, vocabularies.
+    pub fn check(config: &RunConfig) -> Result<Self> {
+        let folder = config.settings.teacher.as_deref().map(locate::model_folder);
+        let folder = folder.transpose().map_err(|e| config.blame("teacher.model", e))?;
+        let mut missing = Vec::new();
+        let (student, place) = match (&config.settings.student.model, Place::of(config, folder.as_deref())) {
+            (Origin::Folder(_), place) => {
+                let place = place?;
+                (counted(&place.folder)?, Some(place.tokenizer))
+            }
+            (Origin::Config(file), place) => {
+                missing.push("the student's weights: they would be random".to_string());
+                let place = place.ok().map(|p| p.tokenizer);
+                if place.is_none() {
+                    missing.push(format!("a tokenizer beside {}, or a teacher's", file.display()));
+                }
+                let design = read_config(file)?;
+                let parameters = design.specs().iter().map(|s| s.numel() as u64).sum();
+                (Counted { shape: design.shape().clone(), parameters }, place)
+            }
+        };
+        let tokenizer = place.as_deref().map(Tokenizer::load).transpose()?;
+        let teacher = folder.as_deref().map(counted).transpose()?;
+        if let (Some(own), Some(folder)) = (&tokenizer, &folder)
+            && let Some(warning) = own.agree(&Tokenizer::load(folder)?)?
+        {
+            tracing::warn!("{warning}");
+        }
+        let eos = match (&place, &tokenizer) {
+            (Some(folder), Some(tokenizer)) => eos_ids(folder, tokenizer)?,
+            _ => Vec::new(),
+        };
+        let shapes = || std::iter::once(&student.shape).chain(teacher.iter().map(|t| &t.shape));
+        let rows = shapes().map(|s| s.vocabulary as usize).min().unwrap_or(0);
+        let context = shapes().map(|s| s.context as usize).min().unwrap_or(0);
+        let vocabulary = tokenizer.as_ref().map_or(rows, |t| t.vocab_size().min(rows));
+        let Counted { shape, parameters } = student;
+        Ok(Parts { shape, parameters, teacher, tokenizer, eos, vocabulary, context, missing })
+    }
+
+    /// What goes behind a response.
+    pub fn end(&self) -> Option<u32> {
+        self.tokenizer.as_ref().and_then(|t| turn_end(&self.eos, t))
+    }
+
+    /// The longest parts of a row.
+    pub fn limits(&self, config: &RunConfig) -> Limits {
+        limits(config, self.context)
+    }
+}
+
+/// Looks at every weight of a folder.
+fn counted(folder: &Path) -> Result<Counted> {
+    let design = read_design(folder)?;
+    let files = WeightFiles::open(folder)?;
+    let plan = files.plan(&design.naming(), design.specs(), design.shape().tied)?;
+    plan.check_finite()?;
+    Ok(Counted { parameters: plan.parameters() as u64, shape: design.shape().clone() })
 }
 
 /// Where a student's parts are.
@@ -198,7 +315,8 @@ impl Place {
                 Ok(Place { config: folder.join("config.json"), tokenizer: folder.clone(), folder })
             }
             Origin::Config(file) => {
-                let folder = file.parent().unwrap_or(Path::new("")).to_path_buf();
+                let beside = file.parent().filter(|p| !p.as_os_str().is_empty());
+                let folder = beside.unwrap_or(Path::new(".")).to_path_buf();
                 let own = ["tokenizer.json", "vocab.json"].iter().any(|name| folder.join(name).exists());
                 let tokenizer = match (own, teacher) {
                     (true, _) => folder.clone(),

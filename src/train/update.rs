@@ -13,9 +13,7 @@ use retort_policies::{Part, Policy, Unit, View};
 use tch::{Kind, Tensor};
 
 use super::batch::Micro;
-use super::machine;
 use super::setup::Material;
-use crate::config::{MicroBatch, Settings};
 use crate::data::sampler::Cut;
 use crate::data::{Example, by_length};
 use crate::error::{Error, Result};
@@ -59,20 +57,11 @@ struct HeadPlace {
 }
 
 impl Updater {
-    /// Room for the gradients of the student; rows have at most `longest` tokens.
-    pub fn new(
-        material: &Material,
-        policy: Box<dyn Policy>,
-        settings: &Settings,
-        longest: usize,
-    ) -> Result<Self> {
+    /// Room for the gradients of the student.
+    pub fn new(material: &Material, policy: Box<dyn Policy>, cut: Cut) -> Result<Self> {
         let student = &material.student;
         let sums: Vec<Tensor> =
             student.params().masters().iter().map(|t| Ok(t.f_zeros_like()?)).collect::<Result<_>>()?;
-        let cut = match settings.train.micro_batch {
-            MicroBatch::Rows(rows) => Cut::Rows(rows),
-            MicroBatch::Auto => Cut::Tokens(machine::tokens_at_once(student, longest)),
-        };
         Ok(Updater { policy, sums, head: HeadPlace::of(student)?, cut })
     }
 

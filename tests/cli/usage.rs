@@ -8,7 +8,7 @@ const EVERYWHERE: &str = "--device --dtype --threads --json --quiet --verbose --
 
 /// The flags that other people's scripts use. One may be added; none may go.
 const FLAGS: [(&str, &str); 7] = [
-    ("distill", "--set --out --resume"),
+    ("distill", "--set --out --resume --dry-run"),
     ("score", "--model --input --template --skip-invalid --output"),
     (
         "generate",

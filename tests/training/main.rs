@@ -6,6 +6,8 @@
 
 mod configs;
 mod crash;
+mod data;
+mod dry;
 mod golden;
 mod learning;
 mod optimizer;

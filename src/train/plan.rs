@@ -1,0 +1,190 @@
+//! `--dry-run`: everything checked that a run would stumble over, and what it would take, with nothing
+//! written.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use retort_policies::{Moment, Source};
+use tch::{Device, Kind, Tensor};
+
+use super::feed;
+use super::machine::{Sizes, total_memory};
+use super::setup::{Options, Parts, settled};
+use crate::checkpoint::RunDir;
+use crate::config::RunConfig;
+use crate::data::{Corpus, Counts, Need, Preparation};
+use crate::error::{Error, Result};
+use crate::model::config::Shape;
+
+/// What a run would be.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The run directory.
+    pub out: PathBuf,
+    /// Parameters of the student.
+    pub parameters: u64,
+    /// Parameters of the teacher.
+    pub teacher_parameters: Option<u64>,
+    /// What becomes of the rows; none where there is no tokenizer.
+    pub rows: Option<Counts>,
+    /// What becomes of the held-out rows.
+    pub valid: Option<Counts>,
+    /// Updates.
+    pub steps: Option<u64>,
+    /// Tokens that go through together, and whether blocks are computed twice.
+    pub at_once: Option<(usize, bool)>,
+    /// The most memory it would hold, in bytes.
+    pub memory: Option<u64>,
+    /// The memory of the device.
+    pub total_memory: Option<u64>,
+    /// How long it would take.
+    pub time: Option<Duration>,
+    /// What would be written, below the run directory.
+    pub writes: Vec<String>,
+    /// What is not there yet.
+    pub missing: Vec<String>,
+}
+
+/// Checks a run and says what it would take.
+pub fn plan(config: RunConfig, out: &Path, options: &Options) -> Result<Plan> {
+    let config = settled(config);
+    super::trainable(options.kind, options.device)?;
+    if RunDir::is_run(out) && !options.resume {
+        return Err(super::holds_a_run(out));
+    }
+    let policy = config.policy()?;
+    feed::supported(policy.as_ref())?;
+    let parts = Parts::check(&config)?;
+    let mut plan = Plan {
+        out: out.to_path_buf(),
+        parameters: parts.parameters,
+        teacher_parameters: parts.teacher.as_ref().map(|t| t.parameters),
+        rows: None,
+        valid: None,
+        steps: None,
+        at_once: None,
+        memory: None,
+        total_memory: total_memory(options.device),
+        time: None,
+        writes: writes(&config),
+        missing: parts.missing.clone(),
+    };
+    let Some((rows, longest)) = rows(&config, &parts, &mut plan)? else { return Ok(plan) };
+    let train = &config.settings.train;
+    let batch = train.batch.min(rows);
+    let steps = super::steps(train, rows, batch);
+    let size = options.kind.elt_size_in_bytes() as u64;
+    let sizes = Sizes {
+        student: parts.shape.clone(),
+        parameters: parts.parameters,
+        teacher: parts.teacher.as_ref().map(|t| (t.shape.clone(), t.parameters * size)),
+        kind: options.kind,
+        vocabulary: parts.vocabulary as u64,
+        longest,
+    };
+    let cutting = sizes.cutting(train, options.device, plan.total_memory);
+    let tokens = sizes.at_once(cutting.cut, batch);
+    let memory = sizes.peak(tokens, cutting.recompute);
+    if let Some(total) = plan.total_memory.filter(|total| memory > *total) {
+        return Err(Error::user("the run does not fit the memory")
+            .expected(format!("at most {} MiB", total >> 20))
+            .found(format!("about {} MiB", memory >> 20))
+            .advice(
+                "try a smaller train.micro_batch, train.recompute = true, --dtype bf16, or shorter rows",
+            ));
+    }
+    plan.steps = Some(steps);
+    plan.at_once = Some((tokens, cutting.recompute));
+    plan.memory = Some(memory);
+    let per_epoch = plan.rows.map_or(0, |c| c.tokens) as f64;
+    let per_update = per_epoch * batch as f64 / rows.max(1) as f64;
+    let work = per_update * work_of_token(&parts, cutting.recompute);
+    plan.time = Some(Duration::from_secs_f64(steps as f64 * work / speed(&parts.shape, options)?));
+    Ok(plan)
+}
+
+/// The rows an epoch has and the longest of them, counted into the plan; none without a tokenizer.
+fn rows(config: &RunConfig, parts: &Parts, plan: &mut Plan) -> Result<Option<(usize, usize)>> {
+    let Some(tokenizer) = &parts.tokenizer else { return Ok(None) };
+    let data = &config.settings.data;
+    let policy = config.policy()?;
+    let source = policy.source(Moment { step: 0, steps: 1, replay_full: false });
+    let template = feed::template(config)?;
+    let limits = parts.limits(config);
+    let rejects = data.skip_invalid.then_some(Path::new("/dev/null"));
+    let preparation = |files, need| Preparation {
+        files,
+        tokenizer,
+        template: &template,
+        eos: parts.end(),
+        limits,
+        context: parts.context,
+        vocabulary: parts.vocabulary,
+        need,
+        rejects,
+    };
+    if !data.valid.is_empty() {
+        plan.valid = Some(preparation(&data.valid, Need::Responses).count()?.0);
+    }
+    if source == Source::Corpus {
+        feed::check_sequence(config, parts.context)?;
+        let corpus = Corpus { files: &data.corpus, tokenizer, eos: parts.end() };
+        let (counts, _) = corpus.count()?;
+        plan.rows = Some(counts);
+        let longest = data.sequence + usize::from(corpus.bos().is_some());
+        return Ok(Some((counts.tokens.div_ceil(data.sequence), longest)));
+    }
+    let need = if source == Source::Teacher { Need::Prompts } else { Need::Responses };
+    let (mut counts, mut longest) = preparation(&data.train, need).count()?;
+    if source == Source::Teacher {
+        // Replies are counted as long as they may get.
+        longest += limits.response;
+        counts.tokens += counts.rows * limits.response;
+    }
+    plan.rows = Some(counts);
+    Ok(Some((counts.rows, longest)))
+}
+
+fn writes(config: &RunConfig) -> Vec<String> {
+    let mut all = vec!["config.toml", "metrics.jsonl", "cache/", "checkpoints/step-N/", "final/"];
+    if !config.settings.data.valid.is_empty() && config.settings.train.eval_every > 0 {
+        all.push("best/");
+    }
+    all.into_iter().map(String::from).collect()
+}
+
+/// Floating-point operations of a token: two a parameter and pass; forward, backward by states and by
+/// weights, once more where blocks are computed twice; the teacher forward alone.
+fn work_of_token(parts: &Parts, recompute: bool) -> f64 {
+    let passes = if recompute { 4.0 } else { 3.0 };
+    let student = 2.0 * passes * products(&parts.shape, parts.parameters);
+    student + parts.teacher.as_ref().map_or(0.0, |t| 2.0 * products(&t.shape, t.parameters))
+}
+
+/// Parameters that a token is multiplied with: an embedding that is only looked up is not.
+fn products(shape: &Shape, parameters: u64) -> f64 {
+    let looked_up = if shape.tied { 0 } else { shape.vocabulary * shape.hidden };
+    parameters as f64 - looked_up as f64
+}
+
+/// Operations a second, measured on one product of the student's shape. What is not a product takes about
+/// as long again, by the runs that this was compared with.
+fn speed(shape: &Shape, options: &Options) -> Result<f64> {
+    let (rows, d, f) = (256, shape.hidden, shape.ffn);
+    let of = |a: i64, b: i64| Tensor::f_full([a, b], 0.01, (options.kind, options.device));
+    let (x, w) = (of(rows, d)?, of(f, d)?);
+    let product = || -> Result<()> {
+        let y = x.f_matmul(&w.f_transpose(0, 1)?)?;
+        if options.device != Device::Cpu {
+            let _waits = y.f_sum(None::<Kind>)?.f_double_value(&[])?;
+        }
+        Ok(())
+    };
+    product()?;
+    let (begun, mut done) = (Instant::now(), 0.0);
+    while begun.elapsed() < Duration::from_millis(100) {
+        product()?;
+        done += 2.0 * (rows * d * f) as f64;
+    }
+    Ok(0.5 * done / begun.elapsed().as_secs_f64())
+}

@@ -1,0 +1,86 @@
+//! `--dry-run`: what it says, that it writes nothing, and how near the truth it is.
+
+use serde_json::Value;
+
+use crate::support::fixture;
+use crate::{Case, learning};
+
+fn plan(case: &Case, settings: &[&str]) -> Value {
+    let answer = case.good("run", settings, &["--dry-run"]);
+    serde_json::from_str(answer.out.trim()).unwrap()
+}
+
+#[test]
+fn a_dry_run_checks_counts_and_writes_nothing() {
+    let case = Case::new("sft", &fixture("score/llama/rows_prompt.jsonl"));
+    let plan = plan(&case, &["train.epochs=3", "train.batch=4"]);
+    assert_eq!(plan["params"], 18_980);
+    assert_eq!((plan["rows"]["rows"].as_u64(), plan["steps"].as_u64()), (Some(6), Some(5)));
+    assert!(plan["memory"].as_u64().unwrap() > 0 && plan["seconds"].as_f64().unwrap() > 0.0);
+    assert!(!case.path("run").exists(), "nothing is written");
+    case.good("real", &["train.epochs=3", "train.batch=4"], &[]);
+    assert_eq!(case.metrics("real").len(), 5);
+    for (settings, code, says) in [
+        (&["train.steps=1", "data.train=nothing.jsonl"][..], 2, "no such file"),
+        (&["train.steps=1", "policy=kd", "teacher.model=nowhere"], 2, "no such model folder"),
+        (
+            &["train.steps=1", "policy=kd", "teacher.model=tests/fixtures/score/opt"],
+            3,
+            "the tokenizers differ",
+        ),
+        (
+            &["train.steps=1", "data.corpus=Cargo.toml", "policy=minima", "data.sequence=4096", "kd.ratio=0"],
+            2,
+            "sequence",
+        ),
+    ] {
+        let answer = case.run("run", settings, &["--dry-run"]);
+        assert_eq!(answer.code, code, "{settings:?}: {}", answer.err);
+        assert!(answer.err.contains(says), "{settings:?}: {}", answer.err);
+    }
+}
+
+/// A shape without weights or tokenizer is planned, and says what is missing.
+#[test]
+fn a_bare_shape_is_planned() {
+    let case = Case::new("sft", &fixture("score/llama/rows_prompt.jsonl"));
+    let student = learning::student(&case, "student", 64, 2);
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::remove_file(case.path("student").join(file)).unwrap();
+    }
+    let plan = plan(&case, &[student.as_str(), "train.steps=1"]);
+    assert_eq!(plan["missing"].as_array().unwrap().len(), 2, "{plan}");
+    assert!(plan["params"].as_u64().unwrap() > 50_000 && plan["memory"].is_null());
+}
+
+/// The memory that was predicted and the most that was held, at two shapes and with blocks computed twice.
+#[test]
+fn the_memory_is_predicted_within_a_quarter() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = dir.path().join("rows.jsonl");
+    let row = |n: usize| {
+        let ids: Vec<String> = (0..200).map(|t| ((n * 31 + t * 7) % 320).to_string()).collect();
+        format!("{{\"ids\": [{}]}}\n", ids.join(", "))
+    };
+    std::fs::write(&rows, (0..16).map(row).collect::<String>()).unwrap();
+    for (hidden, layers, more) in [
+        (512, 8, &["train.micro_batch=16"][..]),
+        (384, 12, &["train.micro_batch=8"]),
+        (384, 12, &["train.micro_batch=8", "train.recompute=true"]),
+    ] {
+        let case = Case::new("sft", &rows);
+        let student = learning::student(&case, "student", hidden, layers);
+        let settings = [&[student.as_str(), "train.steps=2", "train.batch=16"][..], more].concat();
+        let predicted = plan(&case, &settings)["memory"].as_u64().unwrap() as f64;
+        let held = case.good("run", &settings, &[]).peak as f64;
+        eprintln!(
+            "{hidden} x {layers} {more:?}: predicted {} MiB, held {} MiB",
+            predicted as u64 >> 20,
+            held as u64 >> 20
+        );
+        assert!(
+            (predicted / held - 1.0).abs() < 0.25,
+            "{hidden} x {layers}: predicted {predicted}, held {held}"
+        );
+    }
+}
