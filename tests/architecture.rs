@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The rooms in order: each uses only those before it.
-const ROOMS: [&str; 14] = [
+const ROOMS: [&str; 15] = [
     "error",
     "seed",
     "signal",
@@ -21,6 +21,7 @@ const ROOMS: [&str; 14] = [
     "model",
     "decode",
     "checkpoint",
+    "report",
     "train",
 ];
 

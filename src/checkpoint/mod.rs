@@ -32,6 +32,7 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 
 /// What a run is beside its weights and moments.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct State {
     /// Updates so far, skipped ones in.
     pub step: u64,
@@ -49,6 +50,8 @@ pub struct State {
     pub tokens: u64,
     /// The length of metrics.jsonl.
     pub metrics: u64,
+    /// The length of TensorBoard's event file.
+    pub events: u64,
     /// The update after which an evaluation was written last.
     pub evaluated: Option<u64>,
     /// The best evaluation so far, and the update it came after.

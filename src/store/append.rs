@@ -1,4 +1,4 @@
-//! A file that grows line by line: each is handed to the system before the next is made, and a file that
+//! A file that grows piece by piece: each is handed to the system before the next is made, and a file that
 //! was left with more than is wanted is cut.
 
 use std::fs::{File, OpenOptions};
@@ -34,11 +34,11 @@ impl Growing {
         Ok(Growing { file, path: path.to_path_buf(), length })
     }
 
-    /// Adds text.
-    pub fn add(&mut self, text: &str) -> Result<()> {
+    /// Adds bytes.
+    pub fn add(&mut self, bytes: &[u8]) -> Result<()> {
         fault::step("grow");
-        self.file.write_all(text.as_bytes()).map_err(|e| Error::io("cannot write", &self.path, &e))?;
-        self.length += text.len() as u64;
+        self.file.write_all(bytes).map_err(|e| Error::io("cannot write", &self.path, &e))?;
+        self.length += bytes.len() as u64;
         Ok(())
     }
 

@@ -1,42 +1,53 @@
 //! metrics.jsonl: one object an update and one an evaluation, each on the disk's way before the next begins.
+//! The same numbers go into TensorBoard's event file.
 
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use super::update::Told;
-use crate::checkpoint::RunDir;
+use crate::checkpoint::{RunDir, State};
 use crate::error::Result;
 use crate::optim::Outcome;
+use crate::report::{Events, tensorboard};
 use crate::store::Growing;
 
-/// The file.
+/// Both files.
 #[derive(Debug)]
-pub struct Journal(Growing);
+pub struct Journal {
+    lines: Growing,
+    events: Events,
+}
 
 /// A line of it.
 #[derive(Debug)]
 pub struct Line(Map<String, Value>);
 
 impl Journal {
-    /// Opens it to go on behind its first `length` bytes.
-    pub fn open(dir: &RunDir, length: u64) -> Result<Self> {
-        Ok(Journal(Growing::open(&dir.folder().path("metrics.jsonl")?, length)?))
+    /// Opens them to go on behind what a saved state says they had.
+    pub fn open(dir: &RunDir, state: &State) -> Result<Self> {
+        Ok(Journal {
+            lines: Growing::open(&dir.folder().path("metrics.jsonl")?, state.metrics)?,
+            events: Events::open(&dir.folder().path(tensorboard::NAME)?, state.events)?,
+        })
     }
 
     /// Adds a line.
     pub fn add(&mut self, line: &Line) -> Result<()> {
-        self.0.add(&format!("{}\n", Value::Object(line.0.clone())))
+        self.lines.add(format!("{}\n", Value::Object(line.0.clone())).as_bytes())?;
+        let step = line.0.get("step").and_then(Value::as_u64).unwrap_or(0);
+        self.events.add(step, &line.scalars())
     }
 
     /// Waits until all of it is on the disk.
     pub fn sync(&self) -> Result<()> {
-        self.0.sync()
+        self.lines.sync()?;
+        self.events.sync()
     }
 
-    /// Its length in bytes.
-    pub fn length(&self) -> u64 {
-        self.0.length()
+    /// Notes in a state how long the files are.
+    pub fn mark(&self, state: &mut State) {
+        (state.metrics, state.events) = (self.lines.length(), self.events.length());
     }
 }
 
@@ -72,6 +83,16 @@ impl Line {
             seconds.iter().map(|(name, time)| (name.to_string(), json!(time.as_secs_f64()))).collect();
         map.insert("seconds".into(), Value::Object(seconds));
         Line(map)
+    }
+
+    /// Its numbers under TensorBoard's names.
+    fn scalars(&self) -> Vec<(String, f64)> {
+        let (group, map) = match self.0.get("eval") {
+            Some(Value::Object(eval)) => ("eval", eval),
+            _ => ("train", &self.0),
+        };
+        let numbers = map.iter().filter(|(name, _)| *name != "step");
+        numbers.filter_map(|(name, value)| Some((format!("{group}/{name}"), value.as_f64()?))).collect()
     }
 
     /// An evaluation's line.

@@ -169,8 +169,8 @@ mod tests {
         assert_eq!(cut(64, &[]), Cutting { cut: Cut::Tokens(MOST_CPU), recompute: false });
         let Cutting { cut: Cut::Tokens(some), recompute: false } = cut(6, &[]) else { panic!() };
         assert!((512..MOST_CPU).contains(&some), "{some}");
-        assert!(cut(4, &[]).recompute);
-        assert!(!cut(4, &["train.recompute=false"]).recompute);
+        assert!(cut(3, &[]).recompute);
+        assert!(!cut(3, &["train.recompute=false"]).recompute);
         assert_eq!(cut(64, &["train.micro_batch=3"]).cut, Cut::Rows(3));
         assert!(cut(8, &["train.micro_batch=64"]).recompute);
     }

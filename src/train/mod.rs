@@ -109,7 +109,7 @@ pub fn run(
         None => State::default(),
     };
     dir.folder().write_bytes("config.toml", config.as_run(&options.facts())?.as_bytes())?;
-    let journal = Journal::open(&dir, state.metrics)?;
+    let journal = Journal::open(&dir, &state)?;
     let cutting = material.cutting(&config, &feed, policy.as_ref());
     material.student.set_recompute(cutting.recompute);
     let updater = Updater::new(&material, policy, cutting.cut)?;
@@ -241,7 +241,7 @@ impl Loop {
             return Ok(());
         }
         self.journal.sync()?;
-        self.state.metrics = self.journal.length();
+        self.journal.mark(&mut self.state);
         self.state.taken = self.feed.taken();
         self.state.updates = self.optimizer.updates();
         self.state.policy = self.updater.policy().state();

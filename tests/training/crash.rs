@@ -138,3 +138,49 @@ fn a_spoilt_checkpoint_is_passed_over() {
         same(&case, "whole", "spoilt", name);
     }
 }
+
+/// A disk of this size, for as long as the value lives.
+struct Disk(std::path::PathBuf);
+
+impl Disk {
+    /// None where this process may not mount.
+    fn new(path: std::path::PathBuf, size: &str) -> Option<Disk> {
+        std::fs::create_dir(&path).unwrap();
+        let size = format!("size={size}");
+        let arguments = ["-t", "tmpfs", "-o", &size, "tmpfs", path.to_str().unwrap()];
+        let done = std::process::Command::new("mount").args(arguments).stderr(Stdio::null()).status();
+        done.is_ok_and(|status| status.success()).then_some(Disk(path))
+    }
+
+    fn grow(&self, size: &str) {
+        let size = format!("remount,size={size}");
+        let arguments = ["-o", &size, self.0.to_str().unwrap()];
+        assert!(std::process::Command::new("mount").args(arguments).status().unwrap().success());
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// A disk that fills up in a save: one line, exit code 4, and the last checkpoint is what a run goes on from.
+#[test]
+fn a_full_disk_leaves_the_last_checkpoint() {
+    let (case, settings) = case();
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let Some(disk) = Disk::new(case.path("disk"), "450k") else {
+        eprintln!("SKIPPED: this process may not mount a small disk");
+        return;
+    };
+    let answer = case.run("disk/run", &settings, &[]);
+    assert_eq!(answer.code, 4, "{}", answer.err);
+    let error = answer.err.lines().find(|l| l.starts_with("retort: ")).unwrap();
+    assert!(error.contains("cannot write") && error.contains("No space left"), "{error}");
+    assert!(case.path("disk/run/checkpoints/step-2/manifest.json").exists());
+    disk.grow("4m");
+    case.good("disk/run", &settings, &["--resume"]);
+    case.good("whole", &settings, &[]);
+    same(&case, "whole", "disk/run", "a full disk");
+}
