@@ -16,7 +16,8 @@ use tch::Tensor;
 use super::Reply;
 use super::distribution::{Distribution, draw};
 use super::lanes::{Lane, Lanes, Wanted, right_padded};
-use super::plain::{last_tokens, uniforms};
+use super::plain::uniforms;
+use super::recorded::{How, Passes};
 use super::rules::Rules;
 use super::settings::{Request, Sampling};
 use crate::error::{Error, Result};
@@ -59,7 +60,7 @@ pub enum Form {
 }
 
 impl Form {
-    /// The default: a coin a row and token. `benches/results/decode.md` has the measurement.
+    /// The default: a coin a row and token. `benches/results/mixed.md` has the measurement.
     pub const COINS: Form = Form::Coins { shared: false, patience: 0.5 };
 }
 
@@ -97,6 +98,7 @@ pub fn sample_mixed(
     let mut lanes = Lanes::new(requests, batch, context, &settings)?.heard_by_a_teacher(heard);
     let (rows, room) = lanes.size();
     let mut caches = [student.cache(rows, room)?, mixture.teacher.cache(rows, room)?];
+    let mut passes = [student, mixture.teacher].map(|model| Passes::new(model, How::on(model.device())));
     loop {
         signal::check()?;
         let [own, teachers] = &mut caches;
@@ -106,9 +108,10 @@ pub fn sample_mixed(
         }
         let mut tick =
             Tick { student, mixture, settings: &settings, lanes: &mut lanes.lanes, effort: &mut effort };
+        let [student, teacher] = &mut passes;
         match mixture.form {
-            Form::Lockstep => tick.lockstep(own, teachers)?,
-            Form::Coins { shared, patience } => tick.coins(own, teachers, shared, patience)?,
+            Form::Lockstep => tick.lockstep((student, own), (teacher, teachers))?,
+            Form::Coins { shared, patience } => tick.coins((student, own), teachers, shared, patience)?,
         }
     }
 }
@@ -134,6 +137,9 @@ fn check(student: &CausalLm, mixture: &Mixture<'_>, settings: &Sampling) -> Resu
     Ok(Sampling { vocabulary, ..settings.clone() })
 }
 
+/// A model that steps, and its cache.
+type Stepping<'a, 'm> = (&'a mut Passes<'m>, &'a mut Cache);
+
 /// One round of the rows that are in the batch.
 struct Tick<'a, 'm> {
     student: &'m CausalLm,
@@ -153,15 +159,10 @@ struct Visit {
 
 impl Tick<'_, '_> {
     /// The next token's distribution of every row under a model that is fed the last one.
-    fn step(&self, model: &CausalLm, cache: &mut Cache) -> Result<(Tensor, Distribution)> {
-        let rows: Vec<usize> = (0..self.lanes.len()).collect();
-        let starts: Vec<usize> = self.lanes.iter().map(|lane| lane.tokens.len() - 1).collect();
-        let next = cache.next(&rows, &starts, &vec![1; rows.len()])?;
-        let ids_b1 = last_tokens(self.lanes)?.f_to_device(model.device())?.f_unsqueeze(1)?;
-        let hidden = model.advance(&ids_b1, &next, cache)?.f_squeeze_dim(1)?;
-        let rules = Rules::next(self.lanes, self.settings, model.device())?;
-        let distribution = Distribution::of(&model.next_logits(&hidden)?, self.settings, &rules)?;
-        Ok((hidden, distribution))
+    fn step(&self, (passes, cache): Stepping<'_, '_>) -> Result<(Tensor, Distribution)> {
+        let [hidden, logits] = passes.step(self.lanes, cache)?;
+        let rules = Rules::next(self.lanes, self.settings, passes.model().device())?;
+        Ok((hidden, Distribution::of(&logits, self.settings, &rules)?))
     }
 
     /// The uniform number of each row's next token.
@@ -169,9 +170,9 @@ impl Tick<'_, '_> {
         Ok(uniforms(self.lanes, 1, self.settings, self.student.device())?.f_select(0, 0)?)
     }
 
-    fn lockstep(&mut self, own: &mut Cache, teachers: &mut Cache) -> Result<()> {
-        let (_, q) = self.step(self.student, own)?;
-        let (states, p) = self.step(self.mixture.teacher, teachers)?;
+    fn lockstep(&mut self, student: Stepping<'_, '_>, teacher: Stepping<'_, '_>) -> Result<()> {
+        let (_, q) = self.step(student)?;
+        let (states, p) = self.step(teacher)?;
         self.effort.student_passes += 1;
         self.effort.teacher_passes += 1;
         self.effort.teacher_tokens += self.lanes.len();
@@ -183,14 +184,21 @@ impl Tick<'_, '_> {
             lane.teacher.drawn.push(of_p.drawn[i]);
             lane.teacher.fed += 1;
             if self.mixture.states {
-                lane.teacher.states.push(states.f_narrow(0, i as i64, 1)?);
+                // A copy: the next step may write to the same memory.
+                lane.teacher.states.push(states.f_narrow(0, i as i64, 1)?.f_detach_copy()?);
             }
         }
         Ok(())
     }
 
-    fn coins(&mut self, own: &mut Cache, teachers: &mut Cache, shared: bool, patience: f64) -> Result<()> {
-        let (_, q) = self.step(self.student, own)?;
+    fn coins(
+        &mut self,
+        student: Stepping<'_, '_>,
+        teachers: &mut Cache,
+        shared: bool,
+        patience: f64,
+    ) -> Result<()> {
+        let (_, q) = self.step(student)?;
         let tick = self.effort.student_passes as u64;
         self.effort.student_passes += 1;
         let seed = self.settings.seed;

@@ -64,7 +64,9 @@ RETORT_API int retort_cuda_graph_begin(int device, Graph **out) {
     c10::cuda::device_synchronize();
     auto stream = c10::cuda::getStreamFromPool(/*isHighPriority=*/false, static_cast<c10::DeviceIndex>(device));
     g->capturing = std::make_unique<c10::cuda::CUDAStreamGuard>(stream);
-    g->graph.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
+    // One pool for all: graphs run one after the other, and hand on what is outside of it alone.
+    static const auto pool = at::cuda::graph_pool_handle();
+    g->graph.capture_begin(pool, cudaStreamCaptureModeThreadLocal);
     *out = g.release();
   })
 }

@@ -120,11 +120,11 @@ unsafe fn look<W: Number>(q: &[f32], keys: &[W], part: Range<usize>, first: usiz
     while at < part.end {
         let k = keys[at * d..].as_ptr();
         if part.end - at >= 4 {
-            let [[a, b, c, e]] = dots::<W, 1, 4, false>(q.as_ptr(), k, d, 0);
+            let [[a, b, c, e]] = dots::<W, 1, 4>(q.as_ptr(), k, d);
             _mm_storeu_ps(scores[at - first..at - first + 4].as_mut_ptr(), totals(a, b, c, e));
             at += 4;
         } else {
-            let [[a]] = dots::<W, 1, 1, false>(q.as_ptr(), k, d, 0);
+            let [[a]] = dots::<W, 1, 1>(q.as_ptr(), k, d);
             scores[at - first] = _mm_cvtss_f32(totals(a, a, a, a));
             at += 1;
         }
