@@ -37,7 +37,7 @@ assets:
 	@RETORT_ASSETS="$(ASSETS)" scripts/assets
 
 bench: setup
-	cargo bench --locked --bench ground
+	cargo bench --locked --bench ground --bench decode --bench mixed
 
 $(MODEL)/config.json: | build
 	@RETORT_ASSETS="$(ASSETS)" scripts/assets

@@ -21,7 +21,7 @@ const ALPHA: f64 = 0.2;
 
 fn main() {
     let args = Args::read();
-    let (rows, new) = if args.quick { (3, 6) } else { (64, 96) };
+    let (rows, new) = if args.quick { (3, 6) } else { (32, 64) };
     let batch = if args.quick { 2 } else { 32 };
     let [student, teacher] = [TEN_MILLION, HUNDRED_MILLION].map(|shape| Folders::make(args.quick, shape));
     let what = format!("student {}; teacher {}", student.what, teacher.what);
@@ -38,6 +38,7 @@ fn main() {
             let start = Instant::now();
             efforts[i] = work.sample(*form);
             seconds[i].push(start.elapsed().as_secs_f64());
+            eprintln!("{}: {:.1} s", forms[i].0, start.elapsed().as_secs_f64());
         }
     }
     println!("{}", table.head());

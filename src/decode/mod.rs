@@ -78,3 +78,6 @@ pub struct Heard {
     /// logits can be made again from them, exactly, at a hundredth of the memory.
     pub states: Option<tch::Tensor>,
 }
+
+#[cfg(test)]
+mod tests;

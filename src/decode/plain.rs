@@ -28,7 +28,7 @@ pub fn sample(
     sample_as(model, requests, (settings, batch), How::on(model.device()), done)
 }
 
-fn sample_as(
+pub(super) fn sample_as(
     model: &CausalLm,
     requests: &[Request<'_>],
     (settings, batch): (&Sampling, usize),
@@ -143,40 +143,4 @@ fn take(lanes: &mut [Lane], [ids, own, drawn]: &[Tensor; 3], eos: &[u32]) -> Res
         lanes[i % n].take(id, own, drawn, eos);
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-
-    use super::*;
-    use crate::model::LoadOptions;
-
-    /// As it would be recorded, with free rows and masked keys, and as it is.
-    #[test]
-    fn steps_that_could_be_recorded_draw_the_same() {
-        for case in ["gpt2", "llama3", "qwen2-window", "opt-post", "gpt_neox"] {
-            let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity").join(case);
-            let model = CausalLm::load(&folder, LoadOptions::default()).unwrap();
-            let prompts: Vec<Vec<u32>> =
-                (0..13u32).map(|n| (0..1 + n % 5).map(|i| (7 * i + n) % 59 + 1).collect()).collect();
-            let requests: Vec<Request<'_>> =
-                prompts.iter().zip(0..).map(|(prompt, row)| Request { prompt, row, sample: 0 }).collect();
-            let settings =
-                Sampling { max_new_tokens: 21, eos: (0..6).collect(), seed: 3, ..Sampling::default() };
-            let min = Sampling { min_new_tokens: 4, temperature: 0.7, top_k: 30, ..settings.clone() };
-            for (settings, batch) in [(&settings, 11), (&settings, 3), (&min, 13)] {
-                let replies = |how| {
-                    let mut all = vec![Vec::new(); requests.len()];
-                    sample_as(&model, &requests, (settings, batch), how, &mut |n, reply| {
-                        all[n] = reply.ids;
-                        Ok(())
-                    })
-                    .unwrap();
-                    all
-                };
-                assert_eq!(replies(How::Still), replies(How::Fitted), "{case}, {batch}");
-            }
-        }
-    }
 }

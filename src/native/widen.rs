@@ -20,12 +20,14 @@ fn multiplies_bfloat16() -> bool {
 
 /// `x w^T + bias`, in the float type of x.
 pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    if !pays(x) {
-        return Ok(x.f_linear(w, bias)?);
-    }
+    if pays(x) { Ok(wide(x, w, bias)?.f_to_kind(x.kind())?) } else { Ok(x.f_linear(w, bias)?) }
+}
+
+/// The same in float32.
+pub fn wide(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let wide = |t: &Tensor| t.f_to_kind(Kind::Float);
     let bias = bias.map(wide).transpose()?;
-    Ok(wide(x)?.f_linear(&wide(w)?, bias.as_ref())?.f_to_kind(x.kind())?)
+    Ok(wide(x)?.f_linear(&wide(w)?, bias.as_ref())?)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! so a sequence decoded alone and in a batch meets the same numbers here. bfloat16 is widened in
 //! registers and computed in float32, so it costs half the memory traffic also where the machine cannot
 //! multiply it. Each function answers nothing where libtorch is the better choice: where nobody has
-//! allowed it, on another device or machine, with many rows.
+//! allowed it, on another device or machine, with many rows (attention: with many queries to the same keys).
 
 use std::cell::Cell;
 

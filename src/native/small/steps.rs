@@ -262,7 +262,9 @@ fn kept<W: Number>(cache: &mut Tensor, new_bthd: &Tensor, places: &Tensor) -> Re
 /// Attention of queries [b, t, h, d] to the keys and values of a cache: [b, t, h * d].
 pub fn attend(q: &Tensor, keys: &Tensor, values: &Tensor, behind: Behind<'_>) -> Result<Option<Tensor>> {
     let Some(q) = packed(q)? else { return Ok(None) };
-    if !usable(&[&q, keys, values]) || q.size4()?.3 % 8 != 0 {
+    let (_, t, heads, d) = q.size4()?;
+    let together = (t * heads / keys.size4()?.1.max(1)) as usize;
+    if !usable(&[&q, keys, values]) || d % 8 != 0 || together > MOST_ROWS {
         return Ok(None);
     }
     of_kind!(q, attended(&q, keys, values, behind)).map(Some)
