@@ -38,6 +38,7 @@ assets:
 
 bench: setup
 	cargo bench --locked --bench ground
+	cargo bench --locked -p retort-policies --bench head
 
 $(MODEL)/config.json: | build
 	@RETORT_ASSETS="$(ASSETS)" scripts/assets
