@@ -81,9 +81,10 @@ impl Chunks {
         if device.is_cuda() {
             return Chunks { tokens: 1024, block: 256 };
         }
-        // Measured on one thread of an AVX2 machine: products of 256 rows are as fast as any, of 128 a tenth
-        // slower, of 32 a third. A block is 2 MiB a float32 buffer, of which a handful is alive.
-        Chunks { tokens: 256, block: ((1 << 19) / vocabulary.max(1)).clamp(1, 256) }
+        // Measured on one thread of an AVX2 machine (benches/results/head.md): products of 256 rows cost as
+        // little as any, of 32 a quarter more. A block of half a MiB a float32 buffer, of which a handful is
+        // alive, cost a tenth less in all than one of 2 MiB.
+        Chunks { tokens: 256, block: ((1 << 17) / vocabulary.max(1)).clamp(1, 256) }
     }
 }
 
