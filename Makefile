@@ -38,6 +38,7 @@ assets:
 
 bench: setup
 	cargo bench --locked --bench ground --bench decode --bench mixed
+	cargo bench --locked -p retort-policies --bench head
 
 $(MODEL)/config.json: | build
 	@RETORT_ASSETS="$(ASSETS)" scripts/assets

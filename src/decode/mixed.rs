@@ -131,14 +131,7 @@ pub(super) fn sample_mixed_as(
 }
 
 fn check(student: &CausalLm, mixture: &Mixture<'_>, settings: &Sampling) -> Result<Sampling> {
-    let of = |model: &CausalLm| model.shape().vocabulary as usize;
-    let (own, teachers) = (of(student), of(mixture.teacher));
-    let vocabulary = settings.vocabulary.min(own.max(teachers));
-    if vocabulary > own || vocabulary > teachers {
-        return Err(Error::data("teacher and student do not have the same vocabulary")
-            .expected(format!("{vocabulary} tokens in both"))
-            .found(format!("{own} in the student, {teachers} in the teacher")));
-    }
+    let vocabulary = student.shared_vocabulary(mixture.teacher, settings.vocabulary)?;
     if !(0.0..=1.0).contains(&mixture.alpha) {
         return Err(Error::user("the teacher's share must be between 0 and 1").found(mixture.alpha));
     }

@@ -7,13 +7,14 @@ use crate::{bad, good, retort, text};
 const EVERYWHERE: &str = "--device --dtype --threads --json --quiet --verbose --help";
 
 /// The flags that other people's scripts use. One may be added; none may go.
-const FLAGS: [(&str, &str); 6] = [
+const FLAGS: [(&str, &str); 7] = [
     ("score", "--model --input --template --skip-invalid --output"),
     (
         "generate",
         "--model --prompt --input --output --template --max-new-tokens --min-new-tokens --temperature --top-k \
          --top-p --no-repeat-ngram --greedy --samples --seed --batch --raw --teacher --mix",
     ),
+    ("gap", "--teacher --student --input --template --skip-invalid --output"),
     ("chat", "--model --template --greedy --temperature --seed"),
     ("inspect", ""),
     ("import", "--out"),

@@ -5,8 +5,9 @@
 use std::path::PathBuf;
 
 use retort::decode::{Finish, Reply, Request, Sampling, sample};
+use retort::model::gap::{Given, gaps};
 use retort::model::score::log_probabilities;
-use retort::model::{CausalLm, LoadOptions};
+use retort::model::{CausalLm, LoadOptions, read_design};
 use retort::native::small;
 
 #[path = "../support/sized.rs"]
@@ -87,6 +88,43 @@ fn a_row_scores_the_same_in_any_batch() {
             assert_eq!(scores.len(), row.len().saturating_sub(1));
         }
     }
+}
+
+/// ms-swift#10097, DistillKit#4: logits of all tokens at once fill the memory. Here whole logits would be 915 MiB
+/// a model; what is held is a few hundred positions of them.
+#[test]
+fn a_gap_never_holds_tokens_times_vocabulary() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = r#"{"model_type": "gpt2", "vocab_size": 30000, "n_embd": 4, "n_head": 1, "n_layer": 1,
+        "n_positions": 4000, "tie_word_embeddings": true}"#;
+    #[expect(clippy::disallowed_methods, reason = "a test makes its own files")]
+    std::fs::write(dir.path().join("config.json"), config).unwrap();
+    let model = |seed: u64| {
+        let design = read_design(dir.path()).unwrap();
+        CausalLm::random(design, seed, tch::Kind::Float, tch::Device::Cpu).unwrap()
+    };
+    let (teacher, student) = (model(1), model(2));
+    let run = |tokens: usize| {
+        let ids = row(tokens as u32, 3);
+        let given = [Given { ids: &ids, prompt_len: 0 }];
+        let found = gaps(&teacher, &student, 30000, &given, &mut |_| Ok(())).unwrap();
+        assert_eq!(found[0].tokens, tokens - 1);
+        peak_mib()
+    };
+    let few = run(300);
+    let grown = run(4000) - few;
+    assert!(grown < 150.0, "the peak grew by {grown} MiB");
+    // The mistake: one such tensor, in float32.
+    let before = peak_mib();
+    let whole = tch::Tensor::ones([4000, 30000], tch::kind::FLOAT_CPU);
+    assert!(peak_mib() - before > 250.0, "{} values would not show", whole.numel());
+}
+
+/// The process's highest memory so far. Other tests run beside this one; they are small.
+fn peak_mib() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find(|l| l.starts_with("VmHWM"));
+    line.and_then(|l| l.split_whitespace().nth(1)?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
 }
 
 /// The log-probabilities that decoding with the cache reports are those of a plain forward pass.
