@@ -248,6 +248,16 @@ pub unsafe fn dots<W: Number, const M: usize, const N: usize>(
     sums
 }
 
+/// Calls for these numbers' memory.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub fn call<W>(numbers: &[W]) {
+    for line in (0..size_of_val(numbers)).step_by(LINE) {
+        // SAFETY: an address inside the slice.
+        unsafe { prefetch(numbers.as_ptr().cast::<u8>().add(line)) };
+    }
+}
+
 /// Calls for the memory at an address, which need not exist.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
