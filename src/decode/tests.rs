@@ -136,3 +136,18 @@ fn a_large_vocabularys_nucleus_is_the_one_that_sorting_finds() {
         }
     }
 }
+
+/// What was said and answered is not computed again: only the last token, which was never fed, and what is new.
+#[test]
+fn a_dialogue_keeps_what_was_said() {
+    let model = model("llama3");
+    let mut dialogue = Dialogue::new(&model).unwrap();
+    let settings = Sampling { greedy: true, max_new_tokens: 5, ..Sampling::default() };
+    let mut said = vec![5, 9, 2];
+    assert_eq!(dialogue.known(&said), 0);
+    said.extend(dialogue.reply(&said, &settings, &mut |_| Ok(true)).unwrap().ids);
+    let held = said.len() - 1;
+    said.extend([7, 11]);
+    assert_eq!(dialogue.known(&said), held);
+    assert_eq!(dialogue.known(&[5, 9, 4, 1]), 2);
+}
