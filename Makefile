@@ -37,7 +37,8 @@ assets:
 	@RETORT_ASSETS="$(ASSETS)" scripts/assets
 
 bench: setup
-	cargo bench --locked --bench ground
+	cargo bench --locked --bench ground --bench decode --bench mixed --bench train
+	cargo bench --locked -p retort-policies --bench head
 
 $(MODEL)/config.json: | build
 	@RETORT_ASSETS="$(ASSETS)" scripts/assets

@@ -14,14 +14,11 @@ use retort::model::{CausalLm, LoadOptions};
 use retort::weights::Residence;
 use serde_json::json;
 use support::args::Args;
-use support::folders::{Float, Folders, Llama, SMOLLM2};
+use support::folders::{Float, Folders, SMOLLM2, TEN_MILLION};
 use support::peer::Peer;
 use support::table::{Row, Table};
 use tch::Device;
 
-/// Ten million parameters: what a quickstart distils.
-const TEN_MILLION: Llama =
-    Llama { hidden: 288, layers: 8, heads: 6, kv_heads: 6, ffn: 768, vocabulary: 6144 };
 const PROMPT: i64 = 32;
 
 fn main() {

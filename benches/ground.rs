@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a bench stops where something is wrong")]
 
+#[expect(dead_code, reason = "the other benches use more of it")]
 mod support;
 
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! What went wrong, sorted by whose it is. Layer 0: uses nothing of the project.
+//! What went wrong, sorted by whose it is. Layer 0: uses nothing of the project but the errors of
+//! `retort_policies`, which are turned into these.
 //!
 //! An error prints as one line (what, where, expected, found) and at most one line of advice.
 //! Text that comes from files is made printable and cut short, so a hostile file cannot draw on
@@ -230,17 +231,18 @@ impl From<tch::TchError> for Error {
 }
 
 impl From<retort_policies::Error> for Error {
-    /// A policy's error: a setting is the user's, a number is numeric, what was handed over is a bug of ours.
+    /// A setting is the user's, a number is nobody's, and what was handed over wrongly is a bug of ours.
     fn from(e: retort_policies::Error) -> Self {
+        use retort_policies::Error as Theirs;
         match e {
-            retort_policies::Error::Setting { key, expected, found } => {
-                Error::user("a setting is wrong").field(key).expected(expected).found(found)
+            Theirs::Setting { key, expected, found } => {
+                Error::user("a setting that cannot be").field(key).expected(expected).found(found)
             }
-            retort_policies::Error::NotFinite { what } => {
-                Error::numeric("a number is not finite").field(what)
+            Theirs::NotFinite { what } => Error::numeric("not finite").field(what),
+            Theirs::Handed { what, expected, found } => {
+                Error::bug(format!("{what} was handed over wrongly")).expected(expected).found(found)
             }
-            retort_policies::Error::Torch(e) => e.into(),
-            e => Error::bug("a policy was handed something wrong").found(e),
+            Theirs::Torch(e) => e.into(),
         }
     }
 }
@@ -248,6 +250,16 @@ impl From<retort_policies::Error> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_of_the_policies_keeps_its_cause_and_its_words() {
+        let e = retort_policies::named("minilm").map(|_| ()).unwrap_err();
+        let said = Error::from(e);
+        assert_eq!(said.cause(), Cause::User);
+        let text = said.to_string();
+        assert!(text.starts_with("a setting that cannot be: policy: expected sft, kd,"), "{text}");
+        assert!(text.ends_with("found minilm"), "{text}");
+    }
 
     #[test]
     fn foreign_text_cannot_break_the_line() {

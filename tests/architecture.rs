@@ -51,7 +51,8 @@ fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
 }
 
 fn sources() -> Vec<PathBuf> {
-    let folders = ["src", "policies/src", "tests", "benches", "examples"];
+    let folders =
+        ["src", "policies/src", "policies/tests", "policies/benches", "tests", "benches", "examples"];
     let mut all: Vec<PathBuf> = folders
         .iter()
         .map(|f| root().join(f))

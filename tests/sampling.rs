@@ -220,7 +220,26 @@ fn mixed_draws_follow_their_distribution() {
     }
 }
 
-/// The test above would notice: another share, another temperature, a filter too many.
+/// Shared coins tie the rows of a batch together; over many batches each row still has its law.
+#[test]
+fn shared_coins_keep_each_rows_law() {
+    let (student, teacher) = (model(STUDENT), model(TEACHER));
+    let prompt = [5, 9, 2, 5, 30, 9, 5];
+    let exact = marginals(&[(&teacher, 0.3), (&student, 0.7)], &prompt, &settings(), 40);
+    // The second of four rows, of one batch a seed.
+    let got: Vec<Reply> = (0..N as u64 / 2)
+        .map(|seed| {
+            let s = Sampling { seed, ..settings() };
+            mix((&student, &teacher), FORMS[4], 0.3, &requests(&prompt, 4), &s, 4).0.swap_remove(1)
+        })
+        .collect();
+    for (place, (counts, p)) in counts(&got, 40).iter().zip(&exact).enumerate() {
+        let far = deviate(counts, p);
+        assert!(far < FAR, "token {place}: {far:.1}");
+    }
+}
+
+/// These tests would notice: another share, another temperature, a filter too many.
 #[test]
 fn a_wrong_distribution_is_noticed() {
     let (student, teacher) = (model(STUDENT), model(TEACHER));

@@ -88,6 +88,10 @@ pub struct Llama {
     pub vocabulary: i64,
 }
 
+/// Ten million parameters: what a quickstart distils.
+pub const TEN_MILLION: Llama =
+    Llama { hidden: 288, layers: 8, heads: 6, kv_heads: 6, ffn: 768, vocabulary: 6144 };
+
 /// SmolLM2-135M.
 pub const SMOLLM2: Llama =
     Llama { hidden: 576, layers: 30, heads: 9, kv_heads: 3, ffn: 1536, vocabulary: 49152 };

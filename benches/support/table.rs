@@ -40,6 +40,11 @@ impl Table {
         Table { head: head.join("\n"), rows: Vec::new(), agreement: None }
     }
 
+    /// What it was measured on.
+    pub fn head(&self) -> &str {
+        &self.head
+    }
+
     /// Adds a row.
     pub fn add(&mut self, row: Row) {
         let ratios: Vec<f64> = row.ours.iter().zip(&row.theirs).map(|(a, b)| a / b).collect();
@@ -80,7 +85,8 @@ fn quoted(word: String) -> String {
     if word.contains(' ') { format!("\"{word}\"") } else { word }
 }
 
-fn median(x: &[f64]) -> f64 {
+/// The middle one.
+pub fn median(x: &[f64]) -> f64 {
     let mut x = x.to_vec();
     x.sort_by(f64::total_cmp);
     let n = x.len();

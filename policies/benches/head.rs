@@ -2,7 +2,7 @@
 //! hidden states and head weights. Each side runs in a process of its own, in turn, so that its peak is
 //! its own; `benches/README.md` says how to read such a page.
 //!
-//!     cargo bench -p retort-policies --bench head > policies/benches/results/head.md
+//!     cargo bench -p retort-policies --bench head > benches/results/head.md
 //!
 //! Options, behind `--`: `--rounds N`, `--threads N`, `--tokens A,B,C`, `--loss minillm|kd`, `--quick` (tiny
 //! sizes: does it still run?), and `--sweep` (chunk sizes beside each other in place of the table).
@@ -53,6 +53,8 @@ struct Bench {
 #[derive(Debug, Clone, Copy)]
 struct Measured {
     seconds: f64,
+    /// Seconds of processor time, the kernel's in: a busy neighbour moves it less than the wall's.
+    work: f64,
     /// The process at its peak, in bytes, and what of it came on top of its inputs.
     peak: f64,
     above: f64,
@@ -69,8 +71,8 @@ impl Bench {
         let said = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "{job}: {}", String::from_utf8_lossy(&output.stderr));
         let numbers: Vec<f64> = said.split_whitespace().map(|n| n.parse().unwrap()).collect();
-        let [seconds, peak, above, loss, hidden, weight]: [f64; 6] = numbers.try_into().unwrap();
-        Measured { seconds, peak, above, loss, norms: (hidden, weight) }
+        let [seconds, work, peak, above, loss, hidden, weight]: [f64; 7] = numbers.try_into().unwrap();
+        Measured { seconds, work, peak, above, loss, norms: (hidden, weight) }
     }
 
     fn table(&self, words: &[String]) {
@@ -84,9 +86,9 @@ impl Bench {
         println!("* rounds: {}, plain and fused in turn, a process each, first pass not timed", self.rounds);
         println!("* command: `cargo bench -p retort-policies --bench head -- {}`\n", given.join(" "));
         println!(
-            "| loss, tokens | plain | fused | plain/fused, median | spread | plain, peak | fused, peak | plain, above its inputs | fused, above | fused/plain, peak | above |"
+            "| loss, tokens | plain | fused | plain/fused, median | spread | processor time, plain/fused | spread | plain, peak | fused, peak | plain, above its inputs | fused, above | fused/plain, peak | above |"
         );
-        println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
+        println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
         for loss in &self.losses {
             self.tokens.iter().for_each(|tokens| self.row(loss, *tokens, chunks));
         }
@@ -105,15 +107,22 @@ impl Bench {
             );
         }
         let of = |pick: fn(&(Measured, Measured)) -> f64| sides.iter().map(pick).collect::<Vec<f64>>();
-        let ratios = of(|(p, f)| p.seconds / f.seconds);
-        let (low, high) =
-            (ratios.iter().copied().fold(f64::MAX, f64::min), ratios.iter().copied().fold(0.0, f64::max));
+        let ratio = |ratios: &[f64]| {
+            // Processor time is counted in hundredths: what takes less has no ratio.
+            if !ratios.iter().all(|r| r.is_finite() && *r > 0.0) {
+                return "- | -".to_string();
+            }
+            let (low, high) =
+                (ratios.iter().copied().fold(f64::MAX, f64::min), ratios.iter().copied().fold(0.0, f64::max));
+            format!("{:.2} | {low:.2} to {high:.2}", median(ratios))
+        };
         let mib = |bytes: Vec<f64>| format!("{:.0} MiB", median(&bytes) / f64::from(1 << 20));
         println!(
-            "| {loss}, {tokens} | {:.2} s | {:.2} s | {:.2} | {low:.2} to {high:.2} | {} | {} | {} | {} | {:.3} | {:.3} |",
+            "| {loss}, {tokens} | {:.2} s | {:.2} s | {} | {} | {} | {} | {} | {} | {:.3} | {:.3} |",
             median(&of(|(p, _)| p.seconds)),
             median(&of(|(_, f)| f.seconds)),
-            median(&ratios),
+            ratio(&of(|(p, f)| p.seconds / f.seconds)),
+            ratio(&of(|(p, f)| p.work / f.work)),
             mib(of(|(p, _)| p.peak)),
             mib(of(|(_, f)| f.peak)),
             mib(of(|(p, _)| p.above)),
@@ -123,18 +132,16 @@ impl Bench {
         );
     }
 
-    /// Chunk sizes beside each other, in turn, best of the rounds.
+    /// Chunk sizes beside each other, in turn, the least processor time of the rounds.
     fn sweep(&self) {
-        let all: Vec<Chunks> = [32, 64, 128, 256, 512]
-            .into_iter()
-            .flat_map(|tokens| [1, 2, 4, 8, 16, 128].map(|block| Chunks { tokens, block }))
-            .filter(|c| c.block <= c.tokens)
-            .collect();
+        let by = |tokens: i64, block: i64| Chunks { tokens, block };
+        let whole = [32, 64, 128, 256, 512].map(|tokens| by(tokens, 2));
+        let all = [&whole[..], &[1, 4, 10, 32, 256].map(|block| by(256, block))].concat();
         for tokens in &self.tokens {
             let mut best = vec![f64::MAX; all.len()];
             for _ in 0..self.rounds {
                 for (best, chunks) in best.iter_mut().zip(&all) {
-                    *best = best.min(self.ask("fused", &self.losses[0], *tokens, *chunks).seconds);
+                    *best = best.min(self.ask("fused", &self.losses[0], *tokens, *chunks).work);
                 }
             }
             for (seconds, Chunks { tokens: chunk, block }) in best.iter().zip(&all) {
@@ -177,12 +184,12 @@ fn child(job: &[&str]) {
     let once = || if job[0] == "plain" { work.plain() } else { work.fused(chunks) };
     // The first pass fills the allocator's pools and reads libtorch's code from the disk.
     drop(once());
-    let start = Instant::now();
+    let (start, before) = (Instant::now(), processor());
     let (loss, hidden, weight) = once();
-    let seconds = start.elapsed().as_secs_f64();
+    let (seconds, work) = (start.elapsed().as_secs_f64(), processor() - before);
     let peak = status("VmHWM");
     let norm = |t: &Tensor| t.norm().double_value(&[]);
-    println!("{seconds} {peak} {} {loss} {} {}", peak - inputs, norm(&hidden), norm(&weight));
+    println!("{seconds} {work} {peak} {} {loss} {} {}", peak - inputs, norm(&hidden), norm(&weight));
 }
 
 impl Work {
@@ -252,6 +259,14 @@ fn waves(size: &[i64], step: f64, scale: f64) -> Tensor {
     let _ = x.sin_();
     let _ = x.g_mul_scalar_(scale);
     x.view(size)
+}
+
+/// Processor time of this process so far, in seconds: user and system of /proc/self/stat, in hundredths.
+fn processor() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let behind_name = text.rsplit(')').next().unwrap_or_default();
+    let ticks = behind_name.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<f64>().ok());
+    ticks.sum::<f64>() / 100.0
 }
 
 /// A line of /proc/self/status, in bytes.

@@ -32,6 +32,7 @@ Examples:
   retort inspect MODEL                                  what a model is, and whether its parts fit
   retort score --model MODEL --input rows.jsonl --json  log-probability of every token
   retort generate --model MODEL --prompt 'Hello'        a sampled reply; --greedy for the most probable
+  retort gap --teacher T --student S --input rows.jsonl how far S is from T on these responses
   retort distill run.toml --out runs/one                train a student
   retort import model.gguf --out MODEL                  a Hugging Face folder from a GGUF file
 
@@ -61,6 +62,8 @@ pub enum Command {
     Score(Score),
     /// Replies to prompts
     Generate(Generate),
+    /// How far a student is from its teacher on given rows
+    Gap(Gap),
     /// A conversation, line by line
     Chat(Chat),
     /// What a model folder holds, and whether its parts fit together
@@ -197,6 +200,30 @@ pub struct Distill {
     /// Check everything and say what it would take; write nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// `retort gap`.
+#[derive(Debug, Args)]
+#[command(long_about = "How far a student is from its teacher on given rows.
+
+With --json, a line a row, then one for all rows, each a mean over response tokens (the end of the
+reply included), in nats:
+  forward_kl, reverse_kl     KL(teacher || student), KL(student || teacher)
+  jsd, tvd                   Jensen-Shannon divergence (beta 0.5), total variation
+  nll_teacher, nll_student   minus the log-probability of the row's own token
+  top1                       share of tokens at which both find the same one most probable
+  tokens                     how many tokens that was (no means where there are none)
+Both models are cut to the tokenizer's vocabulary before their softmax.")]
+pub struct Gap {
+    /// The teacher: a folder, or org/name in the Hugging Face cache
+    #[arg(long, value_name = "MODEL")]
+    pub teacher: String,
+    /// The student, whose template makes text of rows
+    #[arg(long, value_name = "MODEL")]
+    pub student: String,
+    /// The rows.
+    #[command(flatten)]
+    pub rows: Rows,
 }
 
 /// `retort chat`.

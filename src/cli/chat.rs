@@ -5,6 +5,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use serde_json::json;
 
 use super::args::{Chat, Common};
+use super::generate::check_drawn;
 use super::models::Loaded;
 use super::output::Out;
 use crate::data::{Row, Schema};
@@ -37,6 +38,8 @@ pub(super) fn run(args: &Chat, common: &Common) -> Result<()> {
             let _ = write!(std::io::stderr(), "> ").and_then(|()| std::io::stderr().flush());
         }
         signal::at_prompt(true);
+        // What came before the prompt was there is not about the next reply.
+        signal::take_interrupt()?;
         let line = lines.next();
         signal::at_prompt(false);
         let Some(line) = line else { return Ok(()) };
@@ -75,7 +78,10 @@ impl Talk<'_> {
             }
             Ok(true)
         })?;
+        // One that came with the last token has nothing left to stop, but SIGTERM still ends the program.
+        signal::take_interrupt()?;
         check_finite(&reply.logprobs, 0)?;
+        check_drawn(&reply)?;
         let response = self.loaded.response(&reply)?;
         if as_json {
             self.out.json(&json!({

@@ -28,6 +28,11 @@ pub(super) fn run(args: &Generate, common: &Common) -> Result<()> {
     let teacher = args.teacher.as_deref().map(|name| loaded.teacher(name, common)).transpose()?;
     let choice = if args.raw { TemplateChoice::Plain } else { args.rows.template.clone() };
     let prompts = prompts(&loaded, args, &choice)?;
+    for (n, ids) in prompts.ids.iter().enumerate() {
+        if let Some(teacher) = &teacher {
+            teacher.check(ids, Use::Prompts).map_err(|e| prompts.place(e.field("teacher"), n))?;
+        }
+    }
     let settings = loaded.sampling(settings);
     let requests = prompts.requests(args.samples);
     let mut answers = Answers {
@@ -78,6 +83,16 @@ struct Answers<'a> {
     cut_short: usize,
 }
 
+/// Nothing is drawn from a distribution that is none: where the filters leave no token, or overflow.
+pub(super) fn check_drawn(reply: &Reply) -> Result<()> {
+    match reply.drawn.iter().position(|p| p.is_nan()) {
+        None => Ok(()),
+        Some(at) => Err(Error::numeric("the filters leave nothing to draw from")
+            .field(format!("token {}", at + 1))
+            .advice("a temperature nearer to 1, or a longer --no-repeat-ngram")),
+    }
+}
+
 /// How answers look.
 enum Look {
     Json,
@@ -89,7 +104,8 @@ enum Look {
 
 impl Answers<'_> {
     fn take(&mut self, n: usize, reply: Reply) -> Result<()> {
-        check_finite(&reply.logprobs, 0).map_err(|e| self.prompts.place(e, n / self.samples))?;
+        let place = |e| self.prompts.place(e, n / self.samples);
+        check_finite(&reply.logprobs, 0).and_then(|()| check_drawn(&reply)).map_err(place)?;
         self.early.insert(n, reply);
         while let Some(reply) = self.early.remove(&self.written) {
             self.write(&self.prompts.texts[self.written / self.samples], &reply)?;

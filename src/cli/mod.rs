@@ -7,6 +7,7 @@ mod args;
 mod chat;
 mod completions;
 mod distill;
+mod gap;
 mod generate;
 mod import;
 mod inspect;
@@ -63,6 +64,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Distill(args) => distill::run(args, common),
         Command::Score(args) => score::run(args, common),
         Command::Generate(args) => generate::run(args, common),
+        Command::Gap(args) => gap::run(args, common),
         Command::Chat(args) => chat::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),
         Command::Import(args) => import::run(args, common),

@@ -115,6 +115,17 @@ pub(super) fn read_rows(
     choice: &TemplateChoice,
     purpose: Use,
 ) -> Result<Tokens> {
+    read_rows_with(loaded, args, choice, purpose, &|ids| loaded.check(ids, purpose))
+}
+
+/// The same with another check of what makes a row a bad one.
+pub(super) fn read_rows_with(
+    loaded: &Loaded,
+    args: &Rows,
+    choice: &TemplateChoice,
+    purpose: Use,
+    check: &dyn Fn(&[u32]) -> Result<()>,
+) -> Result<Tokens> {
     let file = args.need_input()?;
     let rejects = args.skip_invalid.then(|| rejects_of(file, args.output.as_deref()));
     let mut encoder: Option<Encoder<'_>> = None;
@@ -127,7 +138,7 @@ pub(super) fn read_rows(
             Use::Rows => encoder.encode(row)?,
             Use::Prompts => encoder.prompt(row).map(|ids| Encoded { prompt_len: ids.len(), ids })?,
         };
-        loaded.check(&tokens.ids, purpose)?;
+        check(&tokens.ids)?;
         Ok(tokens)
     };
     let (read, encoded) = data::read_with(file, rejects.as_deref(), &mut accept)?;

@@ -72,7 +72,8 @@ impl Distribution {
                 false,
             )?);
         }
-        if !s.greedy && (s.temperature != 1.0 || s.top_k > 0 || s.top_p < 1.0) {
+        let few = s.top_k > 0 && (s.top_k as u64) < width as u64;
+        if !s.greedy && (s.temperature != 1.0 || few || s.top_p < 1.0) {
             allowed = Some(narrow_down(allowed.map_or_else(cut, Ok)?, s)?);
         }
         let same =

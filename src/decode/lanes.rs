@@ -181,7 +181,7 @@ impl<'a> Lanes<'a> {
     /// The rows and the tokens a row that a cache needs.
     pub fn size(&self) -> (usize, usize) {
         let longest = self.requests.iter().map(|r| r.prompt.len()).max().unwrap_or(1);
-        (self.most.min(self.requests.len()).max(1), (longest + self.max_new).min(self.context))
+        (self.most.min(self.requests.len()).max(1), longest.saturating_add(self.max_new).min(self.context))
     }
 
     /// Hands finished replies out, lets waiting requests in, and moves the rest together. Answers whether

@@ -11,12 +11,13 @@
 //! meanwhile, which changes nothing. Draws and coins are counted by row and position, so waiting cannot
 //! change what is drawn.
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::Reply;
 use super::distribution::{Distribution, draw};
 use super::lanes::{Lane, Lanes, Wanted, right_padded};
-use super::plain::{last_tokens, uniforms};
+use super::plain::uniforms;
+use super::recorded::{How, Passes};
 use super::rules::Rules;
 use super::settings::{Request, Sampling};
 use crate::error::{Error, Result};
@@ -27,6 +28,8 @@ use crate::signal;
 
 /// Positions whose logits over the vocabulary are held at once.
 const POSITIONS: usize = 256;
+/// Tokens that the teacher takes in one pass.
+const AT_ONCE: usize = 256;
 
 /// A teacher that takes part in the draws.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +62,7 @@ pub enum Form {
 }
 
 impl Form {
-    /// The default: a coin a row and token. `benches/results/decode.md` has the measurement.
+    /// The default: a coin a row and token. `benches/results/mixed.md` has the measurement.
     pub const COINS: Form = Form::Coins { shared: false, patience: 0.5 };
 }
 
@@ -85,6 +88,18 @@ pub fn sample_mixed(
     batch: usize,
     done: &mut dyn FnMut(usize, Reply) -> Result<()>,
 ) -> Result<Effort> {
+    let how = [student, mixture.teacher].map(|model| How::on(model.device()));
+    sample_mixed_as(student, mixture, requests, (settings, batch), how, done)
+}
+
+pub(super) fn sample_mixed_as(
+    student: &CausalLm,
+    mixture: Mixture<'_>,
+    requests: &[Request<'_>],
+    (settings, batch): (&Sampling, usize),
+    how: [How; 2],
+    done: &mut dyn FnMut(usize, Reply) -> Result<()>,
+) -> Result<Effort> {
     let mut effort = Effort::default();
     let settings = check(student, &mixture, settings)?;
     if requests.is_empty() {
@@ -97,6 +112,7 @@ pub fn sample_mixed(
     let mut lanes = Lanes::new(requests, batch, context, &settings)?.heard_by_a_teacher(heard);
     let (rows, room) = lanes.size();
     let mut caches = [student.cache(rows, room)?, mixture.teacher.cache(rows, room)?];
+    let mut passes = [Passes::new(student, how[0]), Passes::new(mixture.teacher, how[1])];
     loop {
         signal::check()?;
         let [own, teachers] = &mut caches;
@@ -106,22 +122,16 @@ pub fn sample_mixed(
         }
         let mut tick =
             Tick { student, mixture, settings: &settings, lanes: &mut lanes.lanes, effort: &mut effort };
+        let [student, teacher] = &mut passes;
         match mixture.form {
-            Form::Lockstep => tick.lockstep(own, teachers)?,
-            Form::Coins { shared, patience } => tick.coins(own, teachers, shared, patience)?,
+            Form::Lockstep => tick.lockstep((student, own), (teacher, teachers))?,
+            Form::Coins { shared, patience } => tick.coins((student, own), teachers, shared, patience)?,
         }
     }
 }
 
 fn check(student: &CausalLm, mixture: &Mixture<'_>, settings: &Sampling) -> Result<Sampling> {
-    let of = |model: &CausalLm| model.shape().vocabulary as usize;
-    let (own, teachers) = (of(student), of(mixture.teacher));
-    let vocabulary = settings.vocabulary.min(own.max(teachers));
-    if vocabulary > own || vocabulary > teachers {
-        return Err(Error::data("teacher and student do not have the same vocabulary")
-            .expected(format!("{vocabulary} tokens in both"))
-            .found(format!("{own} in the student, {teachers} in the teacher")));
-    }
+    let vocabulary = student.shared_vocabulary(mixture.teacher, settings.vocabulary)?;
     if !(0.0..=1.0).contains(&mixture.alpha) {
         return Err(Error::user("the teacher's share must be between 0 and 1").found(mixture.alpha));
     }
@@ -133,6 +143,9 @@ fn check(student: &CausalLm, mixture: &Mixture<'_>, settings: &Sampling) -> Resu
     }
     Ok(Sampling { vocabulary, ..settings.clone() })
 }
+
+/// A model that steps, and its cache.
+type Stepping<'a, 'm> = (&'a mut Passes<'m>, &'a mut Cache);
 
 /// One round of the rows that are in the batch.
 struct Tick<'a, 'm> {
@@ -153,15 +166,10 @@ struct Visit {
 
 impl Tick<'_, '_> {
     /// The next token's distribution of every row under a model that is fed the last one.
-    fn step(&self, model: &CausalLm, cache: &mut Cache) -> Result<(Tensor, Distribution)> {
-        let rows: Vec<usize> = (0..self.lanes.len()).collect();
-        let starts: Vec<usize> = self.lanes.iter().map(|lane| lane.tokens.len() - 1).collect();
-        let next = cache.next(&rows, &starts, &vec![1; rows.len()])?;
-        let ids_b1 = last_tokens(self.lanes)?.f_to_device(model.device())?.f_unsqueeze(1)?;
-        let hidden = model.advance(&ids_b1, &next, cache)?.f_squeeze_dim(1)?;
-        let rules = Rules::next(self.lanes, self.settings, model.device())?;
-        let distribution = Distribution::of(&model.next_logits(&hidden)?, self.settings, &rules)?;
-        Ok((hidden, distribution))
+    fn step(&self, (passes, cache): Stepping<'_, '_>) -> Result<(Tensor, Distribution)> {
+        let [hidden, logits] = passes.step(self.lanes, cache)?;
+        let rules = Rules::next(self.lanes, self.settings, passes.model().device())?;
+        Ok((hidden, Distribution::of(&logits, self.settings, &rules)?))
     }
 
     /// The uniform number of each row's next token.
@@ -169,9 +177,9 @@ impl Tick<'_, '_> {
         Ok(uniforms(self.lanes, 1, self.settings, self.student.device())?.f_select(0, 0)?)
     }
 
-    fn lockstep(&mut self, own: &mut Cache, teachers: &mut Cache) -> Result<()> {
-        let (_, q) = self.step(self.student, own)?;
-        let (states, p) = self.step(self.mixture.teacher, teachers)?;
+    fn lockstep(&mut self, student: Stepping<'_, '_>, teacher: Stepping<'_, '_>) -> Result<()> {
+        let (_, q) = self.step(student)?;
+        let (states, p) = self.step(teacher)?;
         self.effort.student_passes += 1;
         self.effort.teacher_passes += 1;
         self.effort.teacher_tokens += self.lanes.len();
@@ -183,14 +191,21 @@ impl Tick<'_, '_> {
             lane.teacher.drawn.push(of_p.drawn[i]);
             lane.teacher.fed += 1;
             if self.mixture.states {
-                lane.teacher.states.push(states.f_narrow(0, i as i64, 1)?);
+                // A copy: the next step may write to the same memory.
+                lane.teacher.states.push(states.f_narrow(0, i as i64, 1)?.f_detach_copy()?);
             }
         }
         Ok(())
     }
 
-    fn coins(&mut self, own: &mut Cache, teachers: &mut Cache, shared: bool, patience: f64) -> Result<()> {
-        let (_, q) = self.step(self.student, own)?;
+    fn coins(
+        &mut self,
+        student: Stepping<'_, '_>,
+        teachers: &mut Cache,
+        shared: bool,
+        patience: f64,
+    ) -> Result<()> {
+        let (_, q) = self.step(student)?;
         let tick = self.effort.student_passes as u64;
         self.effort.student_passes += 1;
         let seed = self.settings.seed;
@@ -229,26 +244,20 @@ impl Tick<'_, '_> {
         let starts: Vec<usize> = rows.iter().map(|&i| self.lanes[i].teacher.fed).collect();
         let counts: Vec<usize> =
             rows.iter().map(|&i| ends(&self.lanes[i]) - self.lanes[i].teacher.fed).collect();
-        let new: Vec<&[u32]> = rows
-            .iter()
-            .zip(&starts)
-            .map(|(&i, &start)| &self.lanes[i].tokens[start..ends(&self.lanes[i])])
-            .collect();
-        let teacher = self.mixture.teacher;
-        let next = teachers.next(&rows, &starts, &counts)?;
-        let hidden_btd =
-            teacher.advance(&right_padded(&new)?.f_to_device(teacher.device())?, &next, teachers)?;
-        let width = counts.iter().copied().max().unwrap_or(0);
+        let hidden_nd = self.feed(teachers, &rows, &starts, &counts)?;
         // Without scores the places of tokens that are there already say nothing that is wanted.
         let first = |n: usize| if self.mixture.scores { 0 } else { n - 1 };
-        let (mut real, mut places) = (Vec::new(), Vec::new());
+        let (mut wanted, mut places, mut at) = (Vec::new(), Vec::new(), 0);
         for (b, &n) in counts.iter().enumerate() {
-            real.extend((first(n)..n).map(|t| (b * width + t) as i64));
+            wanted.extend((first(n)..n).map(|t| (at + t) as i64));
             places.extend((first(n)..n).map(|t| (rows[b], starts[b] + t + 1)));
+            at += n;
         }
-        let real = Tensor::f_from_slice(&real)?.f_to_device(teacher.device())?;
-        let hidden_nd = hidden_btd.f_flatten(0, 1)?.f_index_select(0, &real)?;
-        self.effort.teacher_passes += 1;
+        let hidden_nd = if self.mixture.scores {
+            hidden_nd
+        } else {
+            hidden_nd.f_index_select(0, &Tensor::f_from_slice(&wanted)?.f_to_device(hidden_nd.device())?)?
+        };
         self.effort.teacher_tokens += counts.iter().sum::<usize>();
         let mut visit = Visit { places, drew: Vec::new() };
         for part in 0..visit.places.len().div_ceil(POSITIONS) {
@@ -267,6 +276,57 @@ impl Tick<'_, '_> {
             }
         }
         Ok(visit)
+    }
+
+    /// Feeds the teacher the tokens `starts..starts + counts` of these lanes, and answers their states, lane
+    /// by lane: [sum of counts, channels]. Each token counts as a sequence of its own that shares its row
+    /// of the cache with those before it, so nothing is padded; on a GPU, whose attention would copy the
+    /// row for each of them, rows are padded instead.
+    fn feed(
+        &mut self,
+        cache: &mut Cache,
+        rows: &[usize],
+        starts: &[usize],
+        counts: &[usize],
+    ) -> Result<Tensor> {
+        let teacher = self.mixture.teacher;
+        let lanes = &*self.lanes;
+        let mut states = Vec::new();
+        if teacher.device() == Device::Cpu {
+            let each = rows.iter().zip(starts).zip(counts);
+            let all: Vec<(usize, usize)> =
+                each.flat_map(|((&i, &start), &n)| (start..start + n).map(move |at| (i, at))).collect();
+            for part in all.chunks(AT_ONCE) {
+                let (rows, places): (Vec<usize>, Vec<usize>) = part.iter().copied().unzip();
+                let ids: Vec<i64> = part.iter().map(|&(i, at)| i64::from(lanes[i].tokens[at])).collect();
+                let next = cache.next(&rows, &places, &vec![1; rows.len()])?;
+                let ids_n1 = Tensor::f_from_slice(&ids)?.f_unsqueeze(1)?;
+                states.push(teacher.advance(&ids_n1, &next, cache)?.f_squeeze_dim(1)?);
+                self.effort.teacher_passes += 1;
+            }
+            return Ok(Tensor::f_cat(&states, 0)?);
+        }
+        // As many rows at once as leave the padded passes in bounds.
+        let mut from = 0;
+        while from < rows.len() {
+            let widest = |until: usize| counts[from..until].iter().copied().max().unwrap_or(0);
+            let fits = |until: usize| (until - from) * widest(until) <= AT_ONCE * 32;
+            let until =
+                (from + 1..=rows.len()).take_while(|&n| n == from + 1 || fits(n)).last().unwrap_or(from + 1);
+            let new: Vec<&[u32]> =
+                (from..until).map(|b| &lanes[rows[b]].tokens[starts[b]..starts[b] + counts[b]]).collect();
+            let next = cache.next(&rows[from..until], &starts[from..until], &counts[from..until])?;
+            let ids_bt = right_padded(&new)?.f_to_device(teacher.device())?;
+            let hidden_btd = teacher.advance(&ids_bt, &next, cache)?;
+            let width = widest(until);
+            let real =
+                (from..until).flat_map(|b| (0..counts[b]).map(move |t| ((b - from) * width + t) as i64));
+            let real = Tensor::f_from_slice(&real.collect::<Vec<_>>())?.f_to_device(teacher.device())?;
+            states.push(hidden_btd.f_flatten(0, 1)?.f_index_select(0, &real)?);
+            self.effort.teacher_passes += 1;
+            from = until;
+        }
+        Ok(Tensor::f_cat(&states, 0)?)
     }
 
     /// What the teacher says at some of the places of a visit: the log-probability of the token that

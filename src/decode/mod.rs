@@ -3,7 +3,8 @@
 //!
 //! A sequence's draws depend on `(seed, row, sample, position)` alone: not on the batch it is in, nor on
 //! the order of the rows. What one step does for the rows of a batch is in `plain` and `mixed`; which rows
-//! those are, in `lanes`; from logits to a token, in `distribution`.
+//! those are, in `lanes`; from logits to a token, in `distribution`;
+//! what a GPU records of it, in `recorded`.
 
 mod dialogue;
 mod distribution;
@@ -11,6 +12,7 @@ mod lanes;
 mod masses;
 mod mixed;
 mod plain;
+mod recorded;
 mod rules;
 pub mod settings;
 
@@ -76,3 +78,6 @@ pub struct Heard {
     /// logits can be made again from them, exactly, at a hundredth of the memory.
     pub states: Option<tch::Tensor>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ use tch::{Device, Tensor};
 use super::Reply;
 use super::distribution::{Distribution, draw};
 use super::lanes::{Lane, Lanes};
+use super::recorded::{Blocks, How};
 use super::rules::Rules;
 use super::settings::{Request, Sampling};
 use crate::error::{Error, Result};
@@ -13,7 +14,7 @@ use crate::seed::Stream;
 use crate::signal;
 
 /// Steps between two looks of the host at what a GPU has drawn.
-const STEPS_UNSEEN: usize = 8;
+pub(super) const STEPS_UNSEEN: usize = 8;
 
 /// Samples a reply to each request, `batch` at a time; `done` gets them as they end, by their number among
 /// the requests.
@@ -24,11 +25,22 @@ pub fn sample(
     batch: usize,
     done: &mut dyn FnMut(usize, Reply) -> Result<()>,
 ) -> Result<()> {
+    sample_as(model, requests, (settings, batch), How::on(model.device()), done)
+}
+
+pub(super) fn sample_as(
+    model: &CausalLm,
+    requests: &[Request<'_>],
+    (settings, batch): (&Sampling, usize),
+    how: How,
+    done: &mut dyn FnMut(usize, Reply) -> Result<()>,
+) -> Result<()> {
     if requests.is_empty() {
         return Ok(());
     }
     let _off = tch::no_grad_guard();
     let mut lanes = Lanes::new(requests, batch, model.shape().context as usize, settings)?;
+    let mut blocks = Blocks::new(model, settings, how);
     let (rows, room) = lanes.size();
     let mut cache = model.cache(rows, room)?;
     let mut next = None;
@@ -41,6 +53,13 @@ pub fn sample(
         if n == 0 {
             return Ok(());
         }
+        let steps = unseen(&lanes.lanes, settings, how);
+        if steps > 1 {
+            let seen = blocks.run(&lanes.lanes, steps, &mut cache)?;
+            take(&mut lanes.lanes, &seen, &settings.eos)?;
+            next = None;
+            continue;
+        }
         let place = match &mut next {
             Some(next) => next,
             none => {
@@ -48,27 +67,20 @@ pub fn sample(
                 none.insert(cache.next(&rows, &lanes.starts(), &vec![1; n])?)
             }
         };
-        let steps = unseen(&lanes.lanes, settings, model.device());
+        let ids_b = last_tokens(&lanes.lanes)?.f_to_device(model.device())?;
+        let hidden = model.advance(&ids_b.f_unsqueeze(1)?, place, &mut cache)?;
+        place.step()?;
+        let logits = model.next_logits(&hidden.f_squeeze_dim(1)?)?;
         let rules = Rules::next(&lanes.lanes, settings, model.device())?;
-        let uniforms_sb = uniforms(&lanes.lanes, steps, settings, model.device())?;
-        let mut ids_b = last_tokens(&lanes.lanes)?.f_to_device(model.device())?;
-        let mut seen: [Vec<Tensor>; 3] = Default::default();
-        for step in 0..steps {
-            let hidden = model.advance(&ids_b.f_unsqueeze(1)?, place, &mut cache)?;
-            place.step()?;
-            let logits = model.next_logits(&hidden.f_squeeze_dim(1)?)?;
-            let distribution = Distribution::of(&logits, settings, &rules)?;
-            ids_b = if settings.greedy {
-                distribution.most_probable()?
-            } else {
-                draw(&[(&distribution, 1.0)], &uniforms_sb.f_select(0, step as i64)?)?
-            };
-            let scored = distribution.score(&ids_b)?;
-            for (all, one) in seen.iter_mut().zip([ids_b.shallow_clone(), scored.own_b, scored.drawn_b]) {
-                all.push(one);
-            }
-        }
-        take(&mut lanes.lanes, &seen, &settings.eos)?;
+        let distribution = Distribution::of(&logits, settings, &rules)?;
+        let ids_b = if settings.greedy {
+            distribution.most_probable()?
+        } else {
+            let uniforms_sb = uniforms(&lanes.lanes, 1, settings, model.device())?;
+            draw(&[(&distribution, 1.0)], &uniforms_sb.f_select(0, 0)?)?
+        };
+        let scored = distribution.score(&ids_b)?;
+        take(&mut lanes.lanes, &[ids_b, scored.own_b, scored.drawn_b], &settings.eos)?;
     }
 }
 
@@ -101,11 +113,11 @@ pub fn replies(
 
 /// How many steps the host does not look at: none where it has to or where looking costs nothing;
 /// otherwise several, but no row goes beyond its room.
-fn unseen(lanes: &[Lane], s: &Sampling, device: Device) -> usize {
+fn unseen(lanes: &[Lane], s: &Sampling, how: How) -> usize {
     let left = lanes.iter().map(Lane::left).min().unwrap_or(1);
     // What may come next depends on what came, or on how many: the host has to know.
     let young = lanes.iter().any(|lane| lane.replied() < s.min_new_tokens);
-    let most = if device == Device::Cpu || s.no_repeat_ngram > 0 || young { 1 } else { STEPS_UNSEEN };
+    let most = if how == How::Fitted || s.no_repeat_ngram > 0 || young { 1 } else { STEPS_UNSEEN };
     most.min(left).max(1)
 }
 
@@ -121,11 +133,11 @@ pub(super) fn last_tokens(lanes: &[Lane]) -> Result<Tensor> {
     Ok(Tensor::f_from_slice(&lanes.iter().map(Lane::last).collect::<Vec<_>>())?)
 }
 
-/// Brings what was drawn to the host, and each token to its lane.
-fn take(lanes: &mut [Lane], [ids, own, drawn]: &[Vec<Tensor>; 3], eos: &[u32]) -> Result<()> {
-    let ids = Vec::<i64>::try_from(Tensor::f_cat(ids, 0)?)?;
-    let own = Vec::<f32>::try_from(Tensor::f_cat(own, 0)?)?;
-    let drawn = Vec::<f32>::try_from(Tensor::f_cat(drawn, 0)?)?;
+/// Brings what was drawn, [steps, b] or [b], to the host, and each token to its lane.
+fn take(lanes: &mut [Lane], [ids, own, drawn]: &[Tensor; 3], eos: &[u32]) -> Result<()> {
+    let ids = Vec::<i64>::try_from(ids.f_flatten(0, -1)?)?;
+    let own = Vec::<f32>::try_from(own.f_flatten(0, -1)?)?;
+    let drawn = Vec::<f32>::try_from(drawn.f_flatten(0, -1)?)?;
     let n = lanes.len();
     for (i, ((id, own), drawn)) in ids.into_iter().zip(own).zip(drawn).enumerate() {
         lanes[i % n].take(id, own, drawn, eos);

@@ -19,7 +19,8 @@ pub(super) struct Rules {
 impl Rules {
     /// For a token at each of these places: a sequence, and how many of its tokens stand before.
     pub fn at(places: &[(&Lane, usize)], s: &Sampling, device: Device) -> Result<Self> {
-        let young = |&(lane, at): &(&Lane, usize)| i64::from(at < lane.prompt() + s.min_new_tokens);
+        let young =
+            |&(lane, at): &(&Lane, usize)| i64::from(at < lane.prompt().saturating_add(s.min_new_tokens));
         let young: Vec<i64> = if s.eos.is_empty() { Vec::new() } else { places.iter().map(young).collect() };
         let on_device = |x: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(x)?.f_to_device(device)?) };
         let mut rules = Rules::default();

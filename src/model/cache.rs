@@ -51,6 +51,8 @@ pub struct Next {
     least: i64,
     most: i64,
     even: bool,
+    /// Keys that every pass reads, where that must not change from pass to pass.
+    held: Option<i64>,
 }
 
 impl Cache {
@@ -125,13 +127,14 @@ impl Cache {
             least: starts.iter().copied().min().unwrap_or(0) as i64,
             most: (0..rows.len()).map(|i| starts[i] + counts[i]).max().unwrap_or(0) as i64 - t,
             even: (1..rows.len()).all(|i| starts[i] == starts[0] && counts[i] == counts[0]),
+            held: None,
         })
     }
 
     /// The sight of the tokens at `next`, reading keys up to the longest row's last.
     pub(super) fn sight(&mut self, next: &Next) -> Result<Sight> {
         let (b, t) = next.positions_bt.size2()?;
-        let keys = next.most + t;
+        let keys = next.held.unwrap_or(next.most + t);
         self.reach(keys)?;
         let rope = match &self.rope {
             None => None,
@@ -143,8 +146,11 @@ impl Cache {
         };
         let group = self.shape.heads / self.shape.kv_heads;
         let looks = each_window(&self.shape, |window| {
-            let first = window.map_or(0, |w| (next.least + 1 - w).max(0));
-            if t == 1 && next.even {
+            let first = match (window, next.held) {
+                (Some(w), None) => (next.least + 1 - w).max(0),
+                _ => 0,
+            };
+            if t == 1 && next.even && next.held.is_none() {
                 return Ok(Look::all(first));
             }
             Ok(Look::behind(&next.positions_bt, (first, keys), window, group, self.kind))
@@ -204,6 +210,20 @@ impl Next {
         let _ = self.places.f_add_scalar_(1)?;
         self.least += 1;
         self.most += 1;
+        Ok(())
+    }
+
+    /// Every pass reads the first `keys` keys of each row from here on, and a mask says which count: a pass
+    /// that is recorded is the same each time.
+    pub fn hold(&mut self, keys: usize) {
+        self.held = Some(keys as i64);
+    }
+
+    /// The places of another, in the memory of this one. Both must be of as many tokens.
+    pub fn set(&mut self, other: &Next) -> Result<()> {
+        self.positions_bt.f_copy_(&other.positions_bt)?;
+        self.places.f_copy_(&other.places)?;
+        (self.least, self.most, self.even) = (other.least, other.most, other.even);
         Ok(())
     }
 }

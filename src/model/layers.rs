@@ -281,6 +281,8 @@ impl Head {
         let bias = self.bias_v.as_ref();
         match small::linear(hidden, &self.weight_vd, Order::OutputFirst, bias, Kind::Float)? {
             Some(logits) => Ok(logits),
+            // Rounded or not must not depend on the number of rows.
+            None if widen::pays(hidden) => widen::wide(hidden, &self.weight_vd, bias),
             None => self.logits(hidden),
         }
     }

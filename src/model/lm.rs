@@ -112,6 +112,20 @@ impl CausalLm {
         self.kind
     }
 
+    /// How many of a tokenizer's ids both this model and its teacher can say: their outputs behind them are
+    /// padding, which two models of one family may have in different sizes. Where one of them can say
+    /// more of the ids than the other, they are no pair.
+    pub fn shared_vocabulary(&self, teacher: &CausalLm, tokenizer: usize) -> Result<usize> {
+        let (own, teachers) = (self.shape().vocabulary as usize, teacher.shape().vocabulary as usize);
+        let vocabulary = tokenizer.min(own.max(teachers));
+        if vocabulary > own || vocabulary > teachers {
+            return Err(Error::data("teacher and student do not have the same vocabulary")
+                .expected(format!("{vocabulary} tokens in both"))
+                .found(format!("{own} in the student, {teachers} in the teacher")));
+        }
+        Ok(vocabulary)
+    }
+
     /// The state that the head sees, for every position of a batch: [b, t, channels]. What stands at
     /// padding positions means nothing.
     pub fn hidden(&self, ids_bt: &Tensor, padding: &Padding) -> Result<Tensor> {

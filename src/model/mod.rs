@@ -1,5 +1,5 @@
-//! Causal language models: one file an architecture, over shared layers. Layer 2: uses `weights`, and
-//! `text` to read JSON.
+//! Causal language models: one file an architecture, over shared layers. Layer 2: uses `weights`,
+//! `text` to read JSON, and the divergences of `retort_policies`.
 //!
 //! Shape suffixes on tensors: b batch row, t position, s key position, h head, k key/value head,
 //! d channel of the hidden state or of a head, f channel of the feed-forward net, v vocabulary.
@@ -10,6 +10,7 @@
 pub mod attention;
 pub mod cache;
 pub mod config;
+pub mod gap;
 pub mod layers;
 pub mod lm;
 pub mod rope;

@@ -20,16 +20,12 @@ pub fn log_probabilities(
     done: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Vec<Vec<f32>>> {
     let _off = tch::no_grad_guard();
-    let mut order: Vec<usize> = (0..rows.len()).collect();
-    order.sort_by_key(|&i| std::cmp::Reverse(rows[i].len()));
     let mut scores = vec![Vec::new(); rows.len()];
-    let mut rest = order.as_slice();
-    while let Some(&longest) = rest.first() {
-        let width = rows[longest].len();
-        let (batch, behind) = rest.split_at((BATCH / width.max(1)).clamp(1, rest.len()));
-        rest = behind;
+    let lengths: Vec<usize> = rows.iter().map(|row| row.len()).collect();
+    for batch in by_length(&lengths) {
+        let part: Vec<&[u32]> = batch.iter().map(|&i| rows[i]).collect();
+        let width = part[0].len();
         if width > 1 {
-            let part: Vec<&[u32]> = batch.iter().map(|&i| rows[i]).collect();
             for (&i, score) in batch.iter().zip(score_batch(model, &part, width)?) {
                 scores[i] = score;
             }
@@ -37,6 +33,32 @@ pub fn log_probabilities(
         done(batch.len())?;
     }
     Ok(scores)
+}
+
+/// Rows of these lengths cut into batches: longest first, equal lengths in order, so that little padding is
+/// computed. No batch is empty, and its first row is its longest.
+pub(super) fn by_length(lengths: &[usize]) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&i| std::cmp::Reverse(lengths[i]));
+    let mut batches = Vec::new();
+    let mut rest = order.as_slice();
+    while let Some(&longest) = rest.first() {
+        let (batch, behind) = rest.split_at((BATCH / lengths[longest].max(1)).clamp(1, rest.len()));
+        batches.push(batch.to_vec());
+        rest = behind;
+    }
+    batches
+}
+
+/// The ids of a batch, padded on the right to this width.
+pub(super) fn right_padded(rows: &[&[u32]], width: usize) -> Result<Tensor> {
+    let mut ids = vec![0i64; rows.len() * width];
+    for (slots, row) in ids.chunks_mut(width).zip(rows) {
+        for (slot, &id) in slots.iter_mut().zip(*row) {
+            *slot = i64::from(id);
+        }
+    }
+    Ok(Tensor::f_from_slice(&ids)?.f_view([rows.len() as i64, width as i64])?)
 }
 
 /// Refuses log-probabilities that are not finite: weights that are can still overflow on the way, and
@@ -53,19 +75,12 @@ pub fn check_finite(scores: &[f32], first: usize) -> Result<()> {
 
 /// One batch, padded on the right.
 fn score_batch(model: &CausalLm, rows: &[&[u32]], width: usize) -> Result<Vec<Vec<f32>>> {
-    let mut ids = vec![0i64; rows.len() * width];
-    for (slots, row) in ids.chunks_mut(width).zip(rows) {
-        for (slot, &id) in slots.iter_mut().zip(*row) {
-            *slot = i64::from(id);
-        }
-    }
-    let ids_bt =
-        Tensor::f_from_slice(&ids)?.f_view([rows.len() as i64, width as i64])?.f_to_device(model.device())?;
+    let ids_bt = right_padded(rows, width)?.f_to_device(model.device())?;
     // The last position predicts nothing that is asked for.
     let inputs = ids_bt.f_narrow(1, 0, width as i64 - 1)?;
     let hidden = model.hidden(&inputs, &Padding::Right)?.f_flatten(0, 1)?;
     let targets = ids_bt.f_narrow(1, 1, width as i64 - 1)?.f_flatten(0, 1)?;
-    let mut all: Vec<f32> = Vec::with_capacity(ids.len());
+    let mut all: Vec<f32> = Vec::with_capacity(rows.len() * width);
     let total = targets.size()[0];
     for start in (0..total).step_by(HEAD_CHUNK as usize) {
         let n = HEAD_CHUNK.min(total - start);

@@ -1,6 +1,9 @@
 // The CUDA half: a library of its own, loaded only where libtorch_cuda.so is.
 #include "shim.h"
 
+#include <map>
+#include <memory>
+
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
@@ -52,7 +55,10 @@ RETORT_API int retort_cuda_synchronize(int device) {
 }
 
 // A capture runs on a stream of its own; the guard that makes it current lives from begin to end.
+// Graphs that live at the same time share one pool of memory: they run one after the other, and hand on what is
+// outside of it alone. A pool whose last graph is gone cannot be captured into again.
 struct Graph {
+  std::shared_ptr<at::cuda::MempoolId_t> pool;
   at::cuda::CUDAGraph graph;
   std::unique_ptr<c10::cuda::CUDAStreamGuard> capturing;
 };
@@ -62,9 +68,19 @@ RETORT_API int retort_cuda_graph_begin(int device, Graph **out) {
     auto g = std::make_unique<Graph>();
     c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
     c10::cuda::device_synchronize();
-    auto stream = c10::cuda::getStreamFromPool(/*isHighPriority=*/false, static_cast<c10::DeviceIndex>(device));
+    // One stream a device for all captures: libraries keep a workspace for each stream that they see.
+    static std::map<int, c10::cuda::CUDAStream> streams;
+    auto found = streams.find(device);
+    if (found == streams.end()) {
+      auto fresh = c10::cuda::getStreamFromPool(/*isHighPriority=*/false, static_cast<c10::DeviceIndex>(device));
+      found = streams.emplace(device, fresh).first;
+    }
+    auto stream = found->second;
     g->capturing = std::make_unique<c10::cuda::CUDAStreamGuard>(stream);
-    g->graph.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
+    static std::weak_ptr<at::cuda::MempoolId_t> last;
+    g->pool = last.lock();
+    if (!g->pool) last = g->pool = std::make_shared<at::cuda::MempoolId_t>(at::cuda::graph_pool_handle());
+    g->graph.capture_begin(*g->pool, cudaStreamCaptureModeThreadLocal);
     *out = g.release();
   })
 }

@@ -3,6 +3,7 @@
 //! Every call is safe: tensors go in by reference, an exception of libtorch comes back as an error.
 //! `cuda` holds what exists on a GPU alone, and says so where there is none.
 
+pub mod count;
 pub mod cuda;
 pub mod host;
 pub mod parallel;

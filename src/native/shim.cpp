@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
@@ -173,6 +174,31 @@ RETORT_API int retort_recompute(Tensor *x, void *context, Tensor *(*run)(void *,
 
 // The Rust side of a closure reports its error here.
 RETORT_API void retort_keep_error(const char *text) { keep_error(text); }
+
+// ---- counting ------------------------------------------------------------------------------------
+
+static thread_local uint64_t counted = 0;
+
+static std::unique_ptr<at::ObserverContext> count_one(const at::RecordFunction &) {
+  counted++;
+  return nullptr;
+}
+
+// Counts the operations of this thread from here on.
+RETORT_API int retort_count_start(uint64_t *handle) {
+  RETORT_GUARD({
+    auto callback = at::RecordFunctionCallback(count_one).scopes({at::RecordScope::FUNCTION});
+    counted = 0;
+    *handle = at::addThreadLocalCallback(callback);
+  })
+}
+
+RETORT_API int retort_count_stop(uint64_t handle, uint64_t *n) {
+  RETORT_GUARD({
+    at::removeCallback(handle);
+    *n = counted;
+  })
+}
 
 // ---- switches ------------------------------------------------------------------------------------
 

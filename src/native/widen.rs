@@ -20,23 +20,30 @@ fn multiplies_bfloat16() -> bool {
 
 /// `x w^T + bias`, in the float type of x.
 pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    if !pays(x) {
-        return Ok(x.f_linear(w, bias)?);
-    }
+    if pays(x) { Ok(wide(x, w, bias)?.f_to_kind(x.kind())?) } else { Ok(x.f_linear(w, bias)?) }
+}
+
+/// The same in float32.
+pub fn wide(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let wide = |t: &Tensor| t.f_to_kind(Kind::Float);
     let bias = bias.map(wide).transpose()?;
-    Ok(wide(x)?.f_linear(&wide(w)?, bias.as_ref())?.f_to_kind(x.kind())?)
+    Ok(wide(x)?.f_linear(&wide(w)?, bias.as_ref())?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seed::{Stream, uniform};
 
     #[test]
     fn it_is_the_product_of_the_numbers_there() {
-        let [x, w, b] =
-            [[70, 40], [30, 40], [1, 30]].map(|shape| Tensor::randn(shape, (Kind::BFloat16, Device::Cpu)));
-        let b = b.view([30]);
+        let numbers = |shape: [i64; 2], salt: u64| {
+            let x: Vec<f32> = (0..shape[0] * shape[1])
+                .map(|i| (uniform(salt, Stream::Noise, 0, i as u64) - 0.5) as f32)
+                .collect();
+            Tensor::from_slice(&x).view(shape).to_kind(Kind::BFloat16)
+        };
+        let (x, w, b) = (numbers([70, 40], 1), numbers([30, 40], 2), numbers([1, 30], 3).view([30]));
         let out = linear(&x, &w, Some(&b)).unwrap();
         let double = |t: &Tensor| t.to_kind(Kind::Double);
         let exact = double(&x).linear(&double(&w), Some(&double(&b)));

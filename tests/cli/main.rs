@@ -6,6 +6,7 @@
 
 mod answers;
 mod files;
+mod gap;
 mod smollm2;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,6 +1,6 @@
 //! Conversations, and replies that a teacher takes part in.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -94,6 +94,44 @@ fn a_signal_at_the_prompt_ends_it() {
         let _ = child.kill();
         assert_eq!(status.and_then(|s| s.code()), Some(code));
     }
+}
+
+/// The reply comes as it is made, Ctrl-C stops it and not the program, and the next line is answered.
+#[test]
+fn a_signal_stops_the_reply_and_not_the_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = another(dir.path());
+    let config = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    // Long enough that the reply would outlast the test.
+    config["max_position_embeddings"] = 1_000_000.into();
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let length = ["--max-new-tokens", "900000", "--min-new-tokens", "900000"];
+    let mut child =
+        command(&[&["chat", "--model", text(&folder), "--quiet", "--greedy"], &length[..]].concat())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+    let (mut lines, mut shown) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    for _ in 0..2 {
+        // Anew each time: this reply has no line end of its own.
+        lines.write_all(b"/new\nUp\n").unwrap();
+        let mut start = [0u8; 1];
+        shown.read_exact(&mut start).unwrap();
+        // SAFETY: the child has not been waited for, so the number is still its own.
+        unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+        let end = Instant::now() + Duration::from_secs(20);
+        while start != *b"\n" && Instant::now() < end {
+            shown.read_exact(&mut start).unwrap();
+        }
+        assert_eq!(start, *b"\n", "the reply goes on");
+        assert!(child.try_wait().unwrap().is_none(), "the program ended");
+    }
+    drop(lines);
+    let mut rest = String::new();
+    shown.read_to_string(&mut rest).unwrap();
+    assert_eq!((child.wait().unwrap().code(), rest.as_str()), (Some(0), ""));
 }
 
 /// A second model with the same tokenizer: the signs of some weights turned.

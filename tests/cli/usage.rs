@@ -7,7 +7,7 @@ use crate::{bad, good, retort, text};
 const EVERYWHERE: &str = "--device --dtype --threads --json --quiet --verbose --help";
 
 /// The flags that other people's scripts use. One may be added; none may go.
-const FLAGS: [(&str, &str); 7] = [
+const FLAGS: [(&str, &str); 8] = [
     ("distill", "--set --out --resume --dry-run"),
     ("score", "--model --input --template --skip-invalid --output"),
     (
@@ -15,6 +15,7 @@ const FLAGS: [(&str, &str); 7] = [
         "--model --prompt --input --output --template --max-new-tokens --min-new-tokens --temperature --top-k \
          --top-p --no-repeat-ngram --greedy --samples --seed --batch --raw --teacher --mix",
     ),
+    ("gap", "--teacher --student --input --template --skip-invalid --output"),
     ("chat", "--model --template --greedy --temperature --seed"),
     ("inspect", ""),
     ("import", "--out"),

@@ -81,9 +81,10 @@ impl Chunks {
         if device.is_cuda() {
             return Chunks { tokens: 1024, block: 256 };
         }
-        // Measured on one thread of an AVX2 machine: products of 256 rows are as fast as any, of 128 a tenth
-        // slower, of 32 a third. A block is 2 MiB a float32 buffer, of which a handful is alive.
-        Chunks { tokens: 256, block: ((1 << 19) / vocabulary.max(1)).clamp(1, 256) }
+        // Measured on one thread of an AVX2 machine (benches/results/head.md): products of 256 rows cost as
+        // little as any, of 32 a quarter more. A block of half a MiB a float32 buffer, of which a handful is
+        // alive, cost a tenth less in all than one of 2 MiB.
+        Chunks { tokens: 256, block: ((1 << 17) / vocabulary.max(1)).clamp(1, 256) }
     }
 }
 
@@ -133,6 +134,9 @@ pub fn fused_in(input: &Input, terms: &[Term], mut want: Want, chunks: Chunks) -
     let student_cv = buffer(&input.student)?;
     let teacher_cv =
         input.teacher.as_ref().filter(|t| matches!(t, Side::Hidden { .. })).map(buffer).transpose()?;
+    if device == Device::Cpu {
+        keep_freed_memory()?;
+    }
     for from in (0..count).step_by(rows as usize) {
         let length = rows.min(count - from);
         let z_cv = logits(&input.student, from, length, input.vocabulary, Some(&student_cv))?;
@@ -147,6 +151,14 @@ pub fn fused_in(input: &Input, terms: &[Term], mut want: Want, chunks: Chunks) -
         }
     }
     totals(terms, values_kn, grad)
+}
+
+/// A block's buffers are freed and asked for again all the time. glibc gives the end of its heap back to the
+/// system at every turn, and the page faults took a twelfth of the whole pass; once a large mapping was
+/// freed, it keeps twice its size. Untouched, the mapping itself costs nothing; elsewhere it does nothing.
+fn keep_freed_memory() -> Result<()> {
+    drop(Tensor::f_empty([31 << 20], (Kind::Uint8, Device::Cpu))?);
+    Ok(())
 }
 
 /// What does not change from chunk to chunk.

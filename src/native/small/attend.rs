@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::number::{Number, exp};
-use super::product::{dots, totals};
+use super::product::{call, dots, totals};
 
 /// Keys that stay in the first cache while all queries of a group look at them.
 const BLOCK: usize = 64;
@@ -92,7 +92,8 @@ impl<W: Number> Attend<'_, W> {
                 let part = seen.start.max(start)..seen.end.min(start + BLOCK);
                 let (q, scores) =
                     (&scratch.q[i * d..(i + 1) * d], &mut scratch.scores[i * span..(i + 1) * span]);
-                look(q, keys, part, first, scores);
+                // While the first query goes over the keys, their values are called for.
+                look(q, (keys, (i == 0).then_some(values)), part, first, scores);
             }
         }
         for (i, seen) in scratch.seen.iter().enumerate() {
@@ -114,20 +115,29 @@ impl<W: Number> Attend<'_, W> {
 
 /// Scores of the keys `part`, at their place behind the key `first`.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn look<W: Number>(q: &[f32], keys: &[W], part: Range<usize>, first: usize, scores: &mut [f32]) {
+unsafe fn look<W: Number>(
+    q: &[f32],
+    (keys, values): (&[W], Option<&[W]>),
+    part: Range<usize>,
+    first: usize,
+    scores: &mut [f32],
+) {
     let d = q.len();
     let mut at = part.start;
     while at < part.end {
         let k = keys[at * d..].as_ptr();
-        if part.end - at >= 4 {
-            let [[a, b, c, e]] = dots::<W, 1, 4, false>(q.as_ptr(), k, d, 0);
-            _mm_storeu_ps(scores[at - first..at - first + 4].as_mut_ptr(), totals(a, b, c, e));
-            at += 4;
-        } else {
-            let [[a]] = dots::<W, 1, 1, false>(q.as_ptr(), k, d, 0);
-            scores[at - first] = _mm_cvtss_f32(totals(a, a, a, a));
-            at += 1;
+        let n = if part.end - at >= 4 { 4 } else { 1 };
+        if let Some(values) = values {
+            call(&values[at * d..(at + n) * d]);
         }
+        if n == 4 {
+            let [[a, b, c, e]] = dots::<W, 1, 4>(q.as_ptr(), k, d);
+            _mm_storeu_ps(scores[at - first..at - first + 4].as_mut_ptr(), totals(a, b, c, e));
+        } else {
+            let [[a]] = dots::<W, 1, 1>(q.as_ptr(), k, d);
+            scores[at - first] = _mm_cvtss_f32(totals(a, a, a, a));
+        }
+        at += n;
     }
 }
 

@@ -5,7 +5,7 @@
 //! so a sequence decoded alone and in a batch meets the same numbers here. bfloat16 is widened in
 //! registers and computed in float32, so it costs half the memory traffic also where the machine cannot
 //! multiply it. Each function answers nothing where libtorch is the better choice: where nobody has
-//! allowed it, on another device or machine, with many rows.
+//! allowed it, on another device or machine, with many rows (attention: with many queries to the same keys).
 
 use std::cell::Cell;
 
@@ -30,6 +30,7 @@ mod tests;
 
 thread_local! {
     static ON: Cell<bool> = const { Cell::new(false) };
+    static BARRED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// While it lives, layers of this thread may compute here.
@@ -45,6 +46,27 @@ impl Drop for Allowed {
     fn drop(&mut self) {
         ON.with(|on| on.set(self.0));
     }
+}
+
+/// While it lives, everything on this thread is libtorch's.
+#[derive(Debug)]
+pub struct Barred(bool);
+
+/// Leaves everything on this thread to libtorch, whoever allows what: to compare the two.
+pub fn bar() -> Barred {
+    Barred(BARRED.with(|barred| barred.replace(true)))
+}
+
+impl Drop for Barred {
+    fn drop(&mut self) {
+        BARRED.with(|barred| barred.set(self.0));
+    }
+}
+
+/// Whether anything may be computed here.
+#[cfg(target_arch = "x86_64")]
+fn allowed() -> bool {
+    ON.with(Cell::get) && !BARRED.with(Cell::get)
 }
 
 /// How a weight is stored.

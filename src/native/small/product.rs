@@ -13,6 +13,8 @@ use super::number::Number;
 const BLOCK: usize = 16 << 10;
 /// Inputs that are summed before their sum is added to the others'.
 const PART: usize = 128;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// One product of few rows.
 pub struct Product<'a, W> {
@@ -48,48 +50,60 @@ impl<W: Number> Product<'_, W> {
                     prefetch(from.wrapping_add(ahead));
                     _mm256_storeu_ps(wide.as_mut_ptr().add(at), W::eight(from));
                 }
-                self.block::<f32>(wide.as_ptr(), columns, NOTHING, out);
+                self.block::<f32>(wide.as_ptr(), columns, None, out);
             } else {
-                self.block(block.as_ptr(), columns, ahead, out);
+                // One row waits for memory alone: calling for more than it reads only slows it down.
+                let next = (self.rows > 1).then(|| block.as_ptr().wrapping_add(ahead));
+                self.block(block.as_ptr(), columns, next, out);
             }
         }
     }
 
-    /// All rows on a block of columns. While the first rows look at it, the block `ahead` is called for.
+    /// All rows on a block of columns; meanwhile as many weights are called for from `ahead` on.
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn block<V: Number>(&self, w: *const V, columns: Range<usize>, ahead: usize, out: *mut f32) {
+    unsafe fn block<V: Number>(
+        &self,
+        w: *const V,
+        columns: Range<usize>,
+        ahead: Option<*const W>,
+        out: *mut f32,
+    ) {
+        let lines = (columns.len() * self.k * size_of::<W>()).div_ceil(LINE);
+        let tiles = self.rows.div_ceil(3) * columns.len().div_ceil(4);
+        let mut ahead = ahead.map(|at| Ahead { at: at.cast(), lines: lines.div_ceil(tiles) });
         let mut row = 0;
         while row < self.rows {
-            let here = Here { row, ahead, out };
-            let columns = columns.clone();
-            row += match (self.rows - row, row == 0 && ahead != NOTHING) {
+            let (columns, ahead) = (columns.clone(), &mut ahead);
+            row += match self.rows - row {
                 // One row waits for memory alone, and that flows best in one stream.
-                (1, _) if self.rows == 1 => self.tiles::<V, 1, 1, false>(w, columns, here),
-                (1, _) => self.tiles::<V, 1, 4, false>(w, columns, here),
-                (2, false) => self.tiles::<V, 2, 4, false>(w, columns, here),
-                (2, true) => self.tiles::<V, 2, 4, true>(w, columns, here),
-                (_, false) => self.tiles::<V, 3, 4, false>(w, columns, here),
-                (_, true) => self.tiles::<V, 3, 4, true>(w, columns, here),
+                1 if self.rows == 1 => self.tiles::<V, 1, 1>(w, columns, row, ahead, out),
+                1 => self.tiles::<V, 1, 4>(w, columns, row, ahead, out),
+                2 => self.tiles::<V, 2, 4>(w, columns, row, ahead, out),
+                _ => self.tiles::<V, 3, 4>(w, columns, row, ahead, out),
             };
         }
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn tiles<V: Number, const M: usize, const N: usize, const AHEAD: bool>(
+    unsafe fn tiles<V: Number, const M: usize, const N: usize>(
         &self,
         w: *const V,
         columns: Range<usize>,
-        here: Here,
+        row: usize,
+        ahead: &mut Option<Ahead>,
+        out: *mut f32,
     ) -> usize {
-        let x = self.x.as_ptr().add(here.row * self.k);
+        let x = self.x.as_ptr().add(row * self.k);
         let mut column = columns.start;
         while column < columns.end {
+            if let Some(ahead) = ahead {
+                ahead.call();
+            }
             let w = w.add((column - columns.start) * self.k);
-            let bias = |c: usize| self.bias.map_or(0.0, |b| b[c]);
-            let out = here.out.add(here.row * self.n + column);
+            let out = out.add(row * self.n + column);
             if N == 4 && columns.end - column >= 4 {
-                let sums = dots::<V, M, 4, AHEAD>(x, w, self.k, here.ahead);
+                let sums = dots::<V, M, 4>(x, w, self.k);
                 let bias = match self.bias {
                     Some(b) => _mm_loadu_ps(b[column..column + 4].as_ptr()),
                     None => _mm_setzero_ps(),
@@ -99,8 +113,9 @@ impl<W: Number> Product<'_, W> {
                 }
                 column += 4;
             } else {
-                for (m, [a]) in dots::<V, M, 1, false>(x, w, self.k, here.ahead).into_iter().enumerate() {
-                    *out.add(m * self.n) = _mm_cvtss_f32(totals(a, a, a, a)) + bias(column);
+                let bias = self.bias.map_or(0.0, |b| b[column]);
+                for (m, [a]) in dots::<V, M, 1>(x, w, self.k).into_iter().enumerate() {
+                    *out.add(m * self.n) = _mm_cvtss_f32(totals(a, a, a, a)) + bias;
                 }
                 column += 1;
             }
@@ -186,25 +201,31 @@ impl<W: Number> Product<'_, W> {
     }
 }
 
-/// No weights are called for.
-const NOTHING: usize = usize::MAX;
+/// Memory that is called for a little at a time, so that it is there when its turn comes.
+struct Ahead {
+    at: *const u8,
+    /// Cache lines at a time.
+    lines: usize,
+}
 
-/// Where a row of tiles stands.
-struct Here {
-    row: usize,
-    /// Weights from here to those that are called for.
-    ahead: usize,
-    out: *mut f32,
+impl Ahead {
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn call(&mut self) {
+        for _ in 0..self.lines {
+            prefetch(self.at);
+            self.at = self.at.wrapping_add(LINE);
+        }
+    }
 }
 
 /// Eight lanes of the products of M rows of `x` with N rows of `w`, all of length `k`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-pub unsafe fn dots<W: Number, const M: usize, const N: usize, const AHEAD: bool>(
+pub unsafe fn dots<W: Number, const M: usize, const N: usize>(
     x: *const f32,
     w: *const W,
     k: usize,
-    ahead: usize,
 ) -> [[__m256; N]; M] {
     let mut sums = [[_mm256_setzero_ps(); N]; M];
     let mut at = 0;
@@ -216,9 +237,6 @@ pub unsafe fn dots<W: Number, const M: usize, const N: usize, const AHEAD: bool>
         let mut n = 0;
         while n < N {
             let from = w.add(n * k + at);
-            if AHEAD {
-                prefetch(from.wrapping_add(ahead));
-            }
             let column = W::eight(from);
             for (sums, row) in sums.iter_mut().zip(rows) {
                 sums[n] = _mm256_fmadd_ps(row, column, sums[n]);
@@ -228,6 +246,16 @@ pub unsafe fn dots<W: Number, const M: usize, const N: usize, const AHEAD: bool>
         at += 8;
     }
     sums
+}
+
+/// Calls for these numbers' memory.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub fn call<W>(numbers: &[W]) {
+    for line in (0..size_of_val(numbers)).step_by(LINE) {
+        // SAFETY: an address inside the slice.
+        unsafe { prefetch(numbers.as_ptr().cast::<u8>().add(line)) };
+    }
 }
 
 /// Calls for the memory at an address, which need not exist.

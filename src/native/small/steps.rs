@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 use super::attend::Attend;
 use super::number::{Number, exp};
 use super::product::Product;
-use super::{Behind, ON, Order};
+use super::{Behind, Order, allowed};
 use crate::error::Result;
 use crate::native::{host, parallel};
 
@@ -24,10 +24,15 @@ fn usable(tensors: &[&Tensor]) -> bool {
             && matches!(t.kind(), Kind::Float | Kind::BFloat16)
             && t.is_contiguous()
     };
-    ON.with(std::cell::Cell::get)
+    allowed()
         && is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma")
         && tensors.iter().all(same)
+}
+
+/// The same numbers without gaps, where anything may be computed here: parts of a fused projection have gaps.
+fn packed(x: &Tensor) -> Result<Option<Tensor>> {
+    Ok(if allowed() && x.device() == Device::Cpu { Some(x.f_contiguous()?) } else { None })
 }
 
 /// Calls a function for the float type of a tensor.
@@ -165,13 +170,17 @@ fn norms<W: Number>(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
 
 /// Turns heads [b, t, h, d] by tables [b, t, 1, d]: channel i becomes `x_i cos_i + x_(i +- d/2) sin_i`.
 pub fn turn(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Option<Tensor>> {
+    let Some(x) = packed(x)? else { return Ok(None) };
     let (b, t, _, d) = x.size4()?;
     let tables = [b, t, 1, d];
-    if !usable(&[x, cos, sin]) || cos.size() != tables || sin.size() != tables || (b * t) as usize > MOST_ROWS
+    if !usable(&[&x, cos, sin])
+        || cos.size() != tables
+        || sin.size() != tables
+        || (b * t) as usize > MOST_ROWS
     {
         return Ok(None);
     }
-    of_kind!(x, turned(x, cos, sin)).map(Some)
+    of_kind!(x, turned(&x, cos, sin)).map(Some)
 }
 
 fn turned<W: Number>(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
@@ -230,10 +239,11 @@ fn gated<W: Number>(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 /// Writes keys or values [b, t, h, d] to their places [b, h, t] in a cache [.., d] that is seen as one list; says
 /// whether it did.
 pub fn keep(cache: &mut Tensor, new_bthd: &Tensor, places: &Tensor) -> Result<bool> {
-    if !usable(&[cache, new_bthd]) {
+    let Some(new_bthd) = packed(new_bthd)? else { return Ok(false) };
+    if !usable(&[cache, &new_bthd]) {
         return Ok(false);
     }
-    of_kind!(new_bthd, kept(cache, new_bthd, places)).map(|()| true)
+    of_kind!(new_bthd, kept(cache, &new_bthd, places)).map(|()| true)
 }
 
 fn kept<W: Number>(cache: &mut Tensor, new_bthd: &Tensor, places: &Tensor) -> Result<()> {
@@ -251,10 +261,13 @@ fn kept<W: Number>(cache: &mut Tensor, new_bthd: &Tensor, places: &Tensor) -> Re
 
 /// Attention of queries [b, t, h, d] to the keys and values of a cache: [b, t, h * d].
 pub fn attend(q: &Tensor, keys: &Tensor, values: &Tensor, behind: Behind<'_>) -> Result<Option<Tensor>> {
-    if !usable(&[q, keys, values]) || q.size4()?.3 % 8 != 0 {
+    let Some(q) = packed(q)? else { return Ok(None) };
+    let (_, t, heads, d) = q.size4()?;
+    let together = (t * heads / keys.size4()?.1.max(1)) as usize;
+    if !usable(&[&q, keys, values]) || d % 8 != 0 || together > MOST_ROWS {
         return Ok(None);
     }
-    of_kind!(q, attended(q, keys, values, behind)).map(Some)
+    of_kind!(q, attended(&q, keys, values, behind)).map(Some)
 }
 
 fn attended<W: Number>(q: &Tensor, keys: &Tensor, values: &Tensor, behind: Behind<'_>) -> Result<Tensor> {
