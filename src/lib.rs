@@ -32,6 +32,8 @@ pub mod model;
 pub mod decode;
 
 // Layer 4
+pub mod rollout;
+
 pub mod checkpoint;
 
 pub mod report;

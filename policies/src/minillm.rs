@@ -41,6 +41,7 @@
 pub mod presets;
 
 use serde_json::Value;
+use tch::Kind;
 
 use crate::config::{Table, written};
 use crate::objective::divergence::Divergence;
@@ -94,7 +95,20 @@ impl MiniLlm {
             let kl = Term::new("reverse-kl", Loss::Divergence(Divergence::ReverseKl), 1.0);
             terms.push(Term { each_n: Some(omega_n), ..kl });
         }
-        view.fused(&terms, 1.0)
+        // Of no weight: what the student says of the tokens now, for the share that is clipped.
+        terms.push(Term::new("nll", Loss::CrossEntropy, 0.0));
+        let (advantage_n, log_old_n, ratio_n) =
+            (view.signal(|s| &s.advantage)?, view.signal(|s| &s.log_old)?, view.signal(|s| &s.ratio)?);
+        let mut scored = view.fused(&terms, 1.0)?;
+        let nll_n = scored.forget_last()?.f_to_kind(Kind::Double)?;
+        if let Some(eps) = self.0.clip_range.get() {
+            let rho_n = nll_n.f_add(&log_old_n)?.f_neg()?.f_exp()?.f_mul(&ratio_n)?;
+            let (over_n, under_n) = (rho_n.f_gt(1.0 + eps)?, rho_n.f_lt(1.0 - eps)?);
+            let up_n = advantage_n.f_gt(0.0)?.f_logical_and(&over_n)?;
+            let down_n = advantage_n.f_lt(0.0)?.f_logical_and(&under_n)?;
+            scored.watched.push(("clip_share", up_n.f_logical_or(&down_n)?.f_sum(Kind::Double)?));
+        }
+        Ok(scored)
     }
 
     /// `corpus_weight L_pt`.

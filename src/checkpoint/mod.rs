@@ -3,7 +3,7 @@
 //!
 //! `checkpoints/step-N/` is a model folder (the float32 masters, with config and tokenizer) with
 //! `optimizer.safetensors` (both moments by parameter name) and `state.json` (counters, the sampler's
-//! place, the policy's own state, how long metrics.jsonl is). It is written under a hidden name; then
+//! place, the policy's own state, how long metrics.jsonl is), and the replies at hand where the run samples. It is written under a hidden name; then
 //! `manifest.json` with sizes and digests is written in it; then it takes its name. What was saved last
 //! and verifies is what a run resumes from.
 
@@ -29,6 +29,20 @@ use manifest::Manifest;
 const LONGEST: u64 = 1 << 30;
 const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
+
+const ROLLOUTS: &str = "rollouts.json";
+const ROLLOUT_STATES: &str = "rollouts.safetensors";
+
+/// The replies that a run has at hand.
+#[derive(Debug)]
+pub struct Rollouts {
+    /// Tokens and numbers.
+    pub json: Vec<u8>,
+    /// The teacher's states, in the type that they were computed in.
+    pub states: Vec<(String, Tensor)>,
+    /// That type.
+    pub dtype: Dtype,
+}
 
 /// What a run is beside its weights and moments.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -110,6 +124,7 @@ impl RunDir {
         files: &ModelFiles,
         weights: &[(String, Tensor)],
         optimizer: &Optimizer,
+        rollouts: Option<&Rollouts>,
     ) -> Result<()> {
         let target = self.step_folder(state.step);
         // One that stands there did not verify, or it would have been resumed from.
@@ -120,6 +135,10 @@ impl RunDir {
         files.write(folder, Dtype::F32)?;
         write_tensors_to(folder, "model.safetensors", weights, Dtype::F32)?;
         write_tensors_to(folder, OPTIMIZER, &optimizer.state(), Dtype::F32)?;
+        if let Some(rollouts) = rollouts {
+            folder.write_bytes(ROLLOUTS, &rollouts.json)?;
+            write_tensors_to(folder, ROLLOUT_STATES, &rollouts.states, rollouts.dtype)?;
+        }
         let json = serde_json::to_vec(state).map_err(|e| Error::bug("JSON cannot be written").found(e))?;
         folder.write_bytes(STATE, &json)?;
         Manifest::of(folder.root(), state.step)?.write(folder)?;
@@ -203,6 +222,12 @@ impl Checkpoint {
         let state =
             serde_json::from_slice(&bytes).map_err(|e| Error::data("not a state").file(&file).found(e))?;
         Ok(Checkpoint { path: path.to_path_buf(), state })
+    }
+
+    /// The replies that the run had at hand: what is in JSON, and the teacher's states. None where it had none.
+    pub fn rollouts(&self) -> Result<Option<(Vec<u8>, Vec<(String, Tensor)>)>> {
+        let Some(json) = read_file(&self.path.join(ROLLOUTS), LONGEST)? else { return Ok(None) };
+        Ok(Some((json, folder::read_tensors(&self.path.join(ROLLOUT_STATES))?)))
     }
 
     /// Gives the optimizer its moments back.

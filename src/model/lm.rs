@@ -102,6 +102,12 @@ impl CausalLm {
         &self.parts.head
     }
 
+    /// The head, as policies take it.
+    pub fn scoring_head(&self) -> retort_policies::objective::input::Head<'_> {
+        let Head { weight_vd, bias_v } = self.head();
+        retort_policies::objective::input::Head { weight_vd, bias_v: bias_v.as_ref(), softcap: None }
+    }
+
     /// Where it is.
     pub fn device(&self) -> Device {
         self.device

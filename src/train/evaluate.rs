@@ -9,7 +9,7 @@ use tch::Kind;
 
 use super::batch::Micro;
 use super::setup::Material;
-use super::update::{Updater, head, states};
+use super::update::{Updater, states};
 use crate::checkpoint::RunDir;
 use crate::config::RunConfig;
 use crate::data::{Example, Need, Preparation, TokenFile, by_length};
@@ -93,8 +93,8 @@ fn measure(material: &Material, micro: &Micro, terms: &[Term]) -> Result<Vec<f64
         None => None,
     };
     let input = Input {
-        student: Side::Hidden { hidden_nd: &student_nd, head: head(&material.student) },
-        teacher: teacher.as_ref().map(|(t, nd)| Side::Hidden { hidden_nd: nd, head: head(t) }),
+        student: Side::Hidden { hidden_nd: &student_nd, head: material.student.scoring_head() },
+        teacher: teacher.as_ref().map(|(t, nd)| Side::Hidden { hidden_nd: nd, head: t.scoring_head() }),
         targets_n: &micro.targets_n,
         vocabulary: material.vocabulary as i64,
         barred: None,

@@ -11,6 +11,7 @@ use crate::checkpoint::RunDir;
 use crate::config::RunConfig;
 use crate::data::{Corpus, Example, Need, Packed, Preparation, Sampler, TokenFile};
 use crate::error::{Error, Result};
+use crate::rollout::Prompt;
 use crate::text::TemplateChoice;
 
 /// The rows of an update.
@@ -33,6 +34,8 @@ pub enum Feed {
         sampler: Sampler,
         /// The files' names.
         names: Vec<PathBuf>,
+        /// The longest reply that may be sampled to a prompt.
+        reply: usize,
     },
     /// Rows cut out of text.
     Packed {
@@ -45,21 +48,31 @@ pub enum Feed {
     },
 }
 
-/// Refuses a policy that asks for rows which nothing here makes.
-pub fn supported(policy: &dyn Policy) -> Result<()> {
-    let source = policy.source(Moment { step: 0, steps: 1, replay_full: false });
-    match source {
-        Source::Gold | Source::Corpus | Source::Teacher if !policy.plan().rollout => Ok(()),
-        _ => Err(Error::user("a policy that samples from the student is not there yet")
-            .field("policy")
-            .expected("sft, kd, seqkd or minima")
-            .found(policy.name())),
-    }
-}
-
 /// The template that the config names.
 pub fn template(config: &RunConfig) -> Result<TemplateChoice> {
     config.settings.data.template.parse().map_err(|e| config.blame("data.template", e))
+}
+
+/// What rows must have for a source.
+pub fn need(source: &Source) -> Need {
+    let gold = |source: &Source| !matches!(source, Source::Teacher | Source::Student | Source::Mixed { .. });
+    let any = match source {
+        Source::Share(shares) => {
+            shares.iter().any(|(share, s)| *share > 0.0 && gold(s) && *s != Source::Replay)
+        }
+        source => gold(source),
+    };
+    if any { Need::Responses } else { Need::Prompts }
+}
+
+/// Whether replies are sampled while the run goes on, ever.
+pub fn samples(source: &Source) -> bool {
+    match source {
+        Source::Student | Source::Mixed { .. } => true,
+        // Shares grow: one that is 0 now is there all the same.
+        Source::Share(shares) => shares.iter().any(|(_, s)| samples(s)),
+        _ => false,
+    }
 }
 
 /// Refuses packed rows that no model could read.
@@ -102,7 +115,7 @@ impl Feed {
             limits: material.limits(config),
             context: material.context,
             vocabulary: material.vocabulary,
-            need: if source == Source::Teacher { Need::Prompts } else { Need::Responses },
+            need: need(&source),
             rejects: settings.data.skip_invalid.then_some(dir.path()),
         };
         let mut file = preparation.run(&cache(dir, "train")?)?;
@@ -126,7 +139,25 @@ impl Feed {
             file = replies::of_teacher(&asked, &cache(dir, "replies")?, watch)?;
         }
         let sampler = Sampler::new(settings.seed, file.rows(), batch);
-        Ok(Feed::Rows { file, sampler, names: settings.data.train.clone() })
+        let reply = if samples(&source) { preparation.limits.response } else { 0 };
+        Ok(Feed::Rows { file, sampler, names: settings.data.train.clone(), reply })
+    }
+
+    /// The text that goes beside the rows, where there is some.
+    pub fn beside(
+        config: &RunConfig,
+        material: &Material,
+        dir: &RunDir,
+        policy: &dyn Policy,
+    ) -> Result<Option<Self>> {
+        if !policy.plan().corpus {
+            return Ok(None);
+        }
+        if config.settings.data.corpus.is_empty() {
+            tracing::warn!("without data.corpus the corpus term of {} is off", policy.name());
+            return Ok(None);
+        }
+        Self::packed(config, material, dir).map(Some)
     }
 
     fn packed(config: &RunConfig, material: &Material, dir: &RunDir) -> Result<Self> {
@@ -158,7 +189,10 @@ impl Feed {
     /// Tokens of the longest row.
     pub fn longest(&self) -> usize {
         match self {
-            Feed::Rows { file, .. } => (0..file.rows()).map(|row| file.length(row)).max().unwrap_or(0),
+            Feed::Rows { file, reply, .. } => {
+                let sampled = |row| if *reply > 0 { file.prompt_len(row) + reply } else { 0 };
+                (0..file.rows()).map(|row| file.length(row).max(sampled(row))).max().unwrap_or(0)
+            }
             Feed::Packed { packed, .. } => packed.width(),
         }
     }
@@ -177,6 +211,17 @@ impl Feed {
                 Batch { examples: numbers.iter().map(|&n| packed.row(n)).collect(), numbers }
             }
         }
+    }
+
+    /// The next prompts, whose replies are the `turns`-th and those behind it.
+    pub fn next_prompts(&mut self, count: usize, turns: &mut u64) -> Vec<Prompt> {
+        let Feed::Rows { file, sampler, .. } = self else { return Vec::new() };
+        let prompt = |row: usize| {
+            let turn = *turns;
+            *turns += 1;
+            Prompt { row: row as u64, turn, ids: file.part(row, 0, file.prompt_len(row)).collect() }
+        };
+        sampler.take(count).into_iter().map(prompt).collect()
     }
 
     /// Rows taken so far.
@@ -201,7 +246,7 @@ impl Feed {
     }
 
     /// What a log calls these rows: file and line, or the number of a packed row.
-    pub fn names(&self, batch: &Batch) -> Vec<String> {
+    pub fn names(&self, numbers: &[u64]) -> Vec<String> {
         let name = |&n: &u64| match self {
             Feed::Rows { file, names, .. } => {
                 let origin = file.origin(n as usize);
@@ -210,6 +255,6 @@ impl Feed {
             }
             Feed::Packed { .. } => format!("packed row {n}"),
         };
-        batch.numbers.iter().map(name).collect()
+        numbers.iter().map(name).collect()
     }
 }

@@ -9,19 +9,21 @@ mod batch;
 mod card;
 mod evaluate;
 mod feed;
+mod gather;
 mod journal;
 pub mod machine;
 mod plan;
 mod replies;
 mod setup;
 mod update;
+mod work;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tch::{Device, Kind};
 
-use crate::checkpoint::{RunDir, State};
+use crate::checkpoint::{Checkpoint, RunDir, State};
 use crate::config::{Length, RunConfig, Train};
 use crate::error::{Cause, Error, Result};
 use crate::optim::{Course, Optimizer, Outcome, Settings, Shape};
@@ -29,6 +31,7 @@ use crate::signal;
 use crate::weights::Dtype;
 use evaluate::Evaluation;
 use feed::Feed;
+use gather::Gather;
 use journal::{Journal, Line};
 pub use plan::{Plan, plan};
 pub use setup::{Material, Options};
@@ -91,12 +94,12 @@ pub fn run(
         tracing::warn!("[{table}] is not used by policy = \"{}\"", config.entry.name);
     }
     let policy = config.policy()?;
-    feed::supported(policy.as_ref())?;
     let dir = RunDir::take(out)?;
     let saved = if options.resume { dir.newest()? } else { None };
     setup::same_run(&config, &dir, saved.is_some())?;
     let mut material = Material::load(&config, options, saved.as_ref().map(|s| s.path.as_path()))?;
     let feed = Feed::prepare(&config, &material, &dir, policy.as_ref(), watch)?;
+    let corpus = Feed::beside(&config, &material, &dir, policy.as_ref())?;
     let evaluation = Evaluation::prepare(&config, &material, &dir)?;
     let steps = steps(&config.settings.train, feed.rows(), feed.batch());
     let mut optimizer =
@@ -112,11 +115,23 @@ pub fn run(
     let journal = Journal::open(&dir, &state)?;
     let cutting = material.cutting(&config, &feed, policy.as_ref());
     material.student.set_recompute(cutting.recompute);
-    let updater = Updater::new(&material, policy, cutting.cut)?;
-    let saved_at = saved.map(|s| s.state.step);
-    let mut training =
-        Loop { config, material, dir, feed, evaluation, optimizer, updater, journal, state, steps, saved_at };
-    training.restore()?;
+    let gather = Gather::new(&config, &material, policy.as_ref(), (feed, corpus), steps);
+    let updater = Updater::new(&material, policy, cutting.cut, config.settings.sampling.min_new_tokens)?;
+    let saved_at = saved.as_ref().map(|s| s.state.step);
+    let mut training = Loop {
+        config,
+        material,
+        dir,
+        gather,
+        evaluation,
+        optimizer,
+        updater,
+        journal,
+        state,
+        steps,
+        saved_at,
+    };
+    training.restore(saved.as_ref())?;
     let done = training.run(options, watch)?;
     let best = training.state.best;
     Ok(Finished { run: out.to_path_buf(), steps, done, best })
@@ -162,7 +177,7 @@ struct Loop {
     config: RunConfig,
     material: Material,
     dir: RunDir,
-    feed: Feed,
+    gather: Gather,
     evaluation: Evaluation,
     optimizer: Optimizer,
     updater: Updater,
@@ -175,8 +190,16 @@ struct Loop {
 
 impl Loop {
     /// Puts everything where the saved state says it was.
-    fn restore(&mut self) -> Result<()> {
-        self.feed.seek(self.state.taken);
+    fn restore(&mut self, checkpoint: Option<&Checkpoint>) -> Result<()> {
+        let (saved, states) = match checkpoint.map(Checkpoint::rollouts).transpose()?.flatten() {
+            Some((json, states)) => {
+                let bad = |e| Error::data("not a collection of replies").found(e);
+                (serde_json::from_slice(&json).map_err(bad)?, states)
+            }
+            None => Default::default(),
+        };
+        let taken = (self.state.taken, self.state.corpus_taken);
+        self.gather.restore(taken, saved, &states, &self.material)?;
         if !self.state.policy.is_null() {
             self.updater.policy_mut().restore(&self.state.policy)?;
         }
@@ -242,20 +265,21 @@ impl Loop {
         }
         self.journal.sync()?;
         self.journal.mark(&mut self.state);
-        self.state.taken = self.feed.taken();
+        (self.state.taken, self.state.corpus_taken) = self.gather.taken();
         self.state.updates = self.optimizer.updates();
         self.state.policy = self.updater.policy().state();
-        self.dir.save(&self.state, &self.material.files, &self.material.weights(), &self.optimizer)?;
+        let rollouts = self.gather.save(step)?;
+        let (files, weights) = (&self.material.files, self.material.weights());
+        self.dir.save(&self.state, files, &weights, &self.optimizer, rollouts.as_ref())?;
         self.saved_at = Some(step);
         self.dir.keep(train.keep)
     }
 
     /// One update.
     fn step(&mut self, lr: f64, clock: &mut Instant, watch: &mut dyn Watch) -> Result<()> {
-        let begun = Instant::now();
-        let rows = self.feed.next_batch();
-        let fed = begun.elapsed();
-        let told = self.updater.run(&self.material, &rows.examples, &mut self.optimizer, lr)?;
+        let work = self.gather.next(self.state.step, &self.material, self.updater.policy(), watch)?;
+        let mut told = self.updater.run(&self.material, &work, &mut self.optimizer, lr)?;
+        told.terms.extend_from_slice(&work.values);
         self.state.step += 1;
         let skipped = match told.outcome {
             Outcome::Done(_) => {
@@ -266,13 +290,13 @@ impl Loop {
             Outcome::Skipped(_) => {
                 self.state.skipped += 1;
                 self.state.skipped_in_a_row += 1;
-                Some(self.feed.names(&rows))
+                Some(self.gather.feed().names(&work.numbers))
             }
         };
         let total = clock.elapsed();
         *clock = Instant::now();
-        let place = self.feed.epoch();
-        let seconds = [("total", total), ("data", fed), ("train", told.time)];
+        let place = self.gather.feed().epoch();
+        let seconds = [&[("total", total), ("train", told.time)], &work.seconds[..]].concat();
         self.journal.add(&Line::update(self.state.step, &told, lr, place, &seconds, skipped.as_deref()))?;
         watch.update(News {
             step: self.state.step,
@@ -320,3 +344,6 @@ pub fn trainable(kind: Kind, device: Device) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

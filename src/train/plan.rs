@@ -52,8 +52,6 @@ pub fn plan(config: RunConfig, out: &Path, options: &Options) -> Result<Plan> {
     if RunDir::is_run(out) && !options.resume {
         return Err(super::holds_a_run(out));
     }
-    let policy = config.policy()?;
-    feed::supported(policy.as_ref())?;
     let parts = Parts::check(&config)?;
     let mut plan = Plan {
         out: out.to_path_buf(),
@@ -134,9 +132,8 @@ fn rows(config: &RunConfig, parts: &Parts, plan: &mut Plan) -> Result<Option<(us
         let longest = data.sequence + usize::from(corpus.bos().is_some());
         return Ok(Some((counts.tokens.div_ceil(data.sequence), longest)));
     }
-    let need = if source == Source::Teacher { Need::Prompts } else { Need::Responses };
-    let (mut counts, mut longest) = preparation(&data.train, need).count()?;
-    if source == Source::Teacher {
+    let (mut counts, mut longest) = preparation(&data.train, feed::need(&source)).count()?;
+    if source == Source::Teacher || feed::samples(&source) {
         // Replies are counted as long as they may get.
         longest += limits.response;
         counts.tokens += counts.rows * limits.response;
