@@ -28,6 +28,8 @@
 //! for variance. `weights = "prefix"` replaces w by the unbiased products `W_u = prod_{s<=u} w_s`:
 //! `r[u]` becomes `W_u r[u]`, rho loses its w, omega becomes `prod_{s<t} w_s`.
 //!
+//! `measure_variance = N` takes N gradients of each variant (one trick off, and `exact`) at every evaluation.
+//!
 //! Deviations from the print and from the public code:
 //! * The paper divides by T-t-1 with t from 1, one less than the number of terms (1/0 at the end); here by
 //!   their number.
@@ -145,6 +147,7 @@ impl Policy for MiniLlm {
             inner_epochs: s.inner_epochs,
             replay: None,
             unfiltered: s.alpha > 0.0,
+            variance: s.measure_variance,
             unit: s.normalise,
         }
     }
@@ -166,6 +169,19 @@ impl Policy for MiniLlm {
         Moments::of(&advantages, cells, update.total)?.whiten(&mut advantages);
         all.iter_mut().zip(advantages).for_each(|(signals, advantage)| signals.advantage = advantage);
         Ok(all)
+    }
+
+    fn variants(&self) -> Vec<(&'static str, Box<dyn Policy>)> {
+        let own = || self.0.clone();
+        let exact = Settings { normalise: own().normalise, ..presets::Preset::Exact.settings() };
+        let variants = [
+            ("exact", exact),
+            ("full", own()),
+            ("no_single_step", Settings { single_step: false, return_from: From::Current, ..own() }),
+            ("no_mixing", Settings { alpha: 0.0, ..own() }),
+            ("no_length_norm", Settings { length_norm: false, ..own() }),
+        ];
+        variants.into_iter().map(|(name, s)| (name, Box::new(MiniLlm(s)) as Box<dyn Policy>)).collect()
     }
 
     fn score(&self, view: View<'_>) -> Result<Scored> {

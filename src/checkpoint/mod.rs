@@ -68,6 +68,8 @@ pub struct State {
     pub events: u64,
     /// The update after which an evaluation was written last.
     pub evaluated: Option<u64>,
+    /// The update after which the gradient's variance was measured last.
+    pub measured: Option<u64>,
     /// The best evaluation so far, and the update it came after.
     pub best: Option<(f64, u64)>,
     /// What the policy itself has to keep.

@@ -213,15 +213,26 @@ impl Feed {
         }
     }
 
+    /// A row's prompt.
+    pub fn prompt(&self, row: usize) -> Vec<u32> {
+        match self {
+            Feed::Rows { file, .. } => file.part(row, 0, file.prompt_len(row)).collect(),
+            Feed::Packed { .. } => Vec::new(),
+        }
+    }
+
     /// The next prompts, whose replies are the `turns`-th and those behind it.
     pub fn next_prompts(&mut self, count: usize, turns: &mut u64) -> Vec<Prompt> {
-        let Feed::Rows { file, sampler, .. } = self else { return Vec::new() };
+        let rows = match self {
+            Feed::Rows { sampler, .. } => sampler.take(count),
+            Feed::Packed { .. } => Vec::new(),
+        };
         let prompt = |row: usize| {
             let turn = *turns;
             *turns += 1;
-            Prompt { row: row as u64, turn, ids: file.part(row, 0, file.prompt_len(row)).collect() }
+            Prompt { row: row as u64, turn, ids: self.prompt(row) }
         };
-        sampler.take(count).into_iter().map(prompt).collect()
+        rows.into_iter().map(prompt).collect()
     }
 
     /// Rows taken so far.

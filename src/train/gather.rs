@@ -96,6 +96,11 @@ impl Gather {
         &self.feed
     }
 
+    /// How replies are sampled.
+    pub fn sampling(&self) -> &Sampling {
+        &self.sampling
+    }
+
     /// The collection at hand.
     #[cfg(test)]
     pub fn collection(&self) -> &[Experience] {
@@ -273,7 +278,7 @@ struct Place {
 }
 
 /// The teacher's share where replies are sampled now.
-fn alpha(source: &Source) -> Result<f64> {
+pub fn alpha(source: &Source) -> Result<f64> {
     match source {
         Source::Mixed { alpha } => Ok(*alpha),
         Source::Student => Ok(0.0),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::update::Told;
+use super::variance::Variance;
 use crate::checkpoint::{RunDir, State};
 use crate::error::Result;
 use crate::optim::Outcome;
@@ -93,6 +94,15 @@ impl Line {
         };
         let numbers = map.iter().filter(|(name, _)| *name != "step");
         numbers.filter_map(|(name, value)| Some((format!("{group}/{name}"), value.as_f64()?))).collect()
+    }
+
+    /// What was measured of the gradient's variance.
+    pub fn variance(step: u64, variants: &[Variance]) -> Self {
+        let of = |v: &Variance| {
+            (v.name.to_string(), json!({ "noise": v.noise, "signal": v.signal, "cosine": v.cosine }))
+        };
+        let variants: Map<String, Value> = variants.iter().map(of).collect();
+        Line(Map::from_iter([("step".into(), step.into()), ("variance".into(), Value::Object(variants))]))
     }
 
     /// An evaluation's line.

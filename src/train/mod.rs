@@ -16,6 +16,7 @@ mod plan;
 mod replies;
 mod setup;
 mod update;
+mod variance;
 mod work;
 
 use std::path::PathBuf;
@@ -239,6 +240,11 @@ impl Loop {
         let due = every > 0 && (step % every == 0 || last);
         if !due || self.state.evaluated == Some(step) {
             return Ok(());
+        }
+        if self.updater.policy().plan().variance > 0 && self.state.measured != Some(step) {
+            let measured = variance::measure(&self.gather, &self.material, &mut self.updater)?;
+            self.journal.add(&Line::variance(step, &measured))?;
+            self.state.measured = Some(step);
         }
         let Some(values) = self.evaluation.run(&self.material, &self.updater)? else { return Ok(()) };
         self.journal.add(&Line::evaluation(step, &values))?;

@@ -81,8 +81,12 @@ impl Updater {
         self.policy.as_mut()
     }
 
+    /// Puts another policy in the place of this one, and answers this one.
+    pub fn replace_policy(&mut self, policy: Box<dyn Policy>) -> Box<dyn Policy> {
+        std::mem::replace(&mut self.policy, policy)
+    }
+
     /// The gradient of each parameter, as the last update left it.
-    #[cfg(test)]
     pub fn sums(&self) -> &[Tensor] {
         &self.sums
     }

@@ -99,10 +99,10 @@ fn a_collection_goes_on_where_it_was() {
     let valid = format!("data.valid={:?}", held.display().to_string());
     let whole = |out: &str, more: &[&str], flags: &[&str], case: &Case, student: &str| {
         let given = [student, school.teacher.as_str(), valid.as_str(), "train.steps=7", "train.save_every=1"];
-        case.good(out, &[&given, &["train.keep=9"], &SMALL[..], more].concat(), flags);
+        case.good(out, &[&given[..], &["train.keep=9"], &SMALL, more].concat(), flags);
     };
-    for (policy, more) in [
-        ("minillm", &["sampling.min_new_tokens=2"][..]),
+    let cases: [(&str, &[&str]); 6] = [
+        ("minillm", &["sampling.min_new_tokens=2"]),
         ("minillm", &["minillm.alpha=0"]),
         ("minillm", &["minillm.rollouts=batch"]),
         ("onpolicy", &[]),
@@ -117,7 +117,8 @@ fn a_collection_goes_on_where_it_was() {
                 "train.eval_every=1",
             ],
         ),
-    ] {
+    ];
+    for (policy, more) in cases {
         let rows = if policy == "gkd" || policy == "distillm" {
             let path = school.dir.path().join("rows.jsonl");
             std::fs::write(&path, chain(2, 40, 10)).unwrap();
@@ -141,5 +142,34 @@ fn a_collection_goes_on_where_it_was() {
         let weights = |out| case.bytes(out, "final/model.safetensors");
         assert!(weights("whole") == weights("parts"), "{policy} {more:?}");
         assert!(losses(&case.metrics("whole")).len() == 7);
+    }
+}
+
+/// The instrument: each variant's noise and signal, at every evaluation, without a trace in what is learnt.
+#[test]
+fn the_variance_of_the_gradient_is_measured() {
+    let school = School::new(20);
+    let case = Case::new("minillm", &school.prompts(40));
+    let student = student(&case, "student", 32, 1);
+    let given = [student.as_str(), school.teacher.as_str(), "train.steps=2"];
+    let settings = [&given[..], &SMALL, &["train.eval_every=2"]].concat();
+    case.good("plain", &settings, &[]);
+    case.good("measured", &[&settings[..], &["minillm.measure_variance=6"]].concat(), &[]);
+    assert!(
+        case.bytes("plain", "final/model.safetensors") == case.bytes("measured", "final/model.safetensors")
+    );
+    let metrics = case.metrics("measured");
+    let measured: Vec<_> = metrics.iter().filter(|m| m["variance"].is_object()).collect();
+    assert_eq!(measured.iter().map(|m| m["step"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 2]);
+    for line in measured {
+        let variants = line["variance"].as_object().unwrap();
+        let of = |name: &str, key: &str| variants[name][key].as_f64().unwrap();
+        for name in ["exact", "full", "no_single_step", "no_mixing", "no_length_norm"] {
+            assert!(of(name, "noise") > 0.0 && of(name, "cosine").abs() < 1.0 + 1e-6, "{name}: {line}");
+        }
+        assert!((of("exact", "cosine") - 1.0).abs() < 1e-6);
+        // The paper's claim, that holds by a wide margin here: each trick takes noise away.
+        assert!(of("no_length_norm", "noise") > 2.0 * of("full", "noise"), "{line}");
+        assert!(of("no_single_step", "noise") > of("full", "noise"), "{line}");
     }
 }

@@ -78,7 +78,7 @@ fn one_process_a_run_directory() {
 fn mistakes_are_the_users_and_leave_nothing() {
     let case = small();
     for (settings, says) in [
-        (vec!["policy=minillm", "teacher.model=x"], "not there yet"),
+        (vec!["policy=minillm", "teacher.model=x", "sampling.top_p=0.9"], "sampling.top_p"),
         (vec!["policy=kd"], "teacher.model"),
         (vec!["policy=kd", "teacher.model=nowhere/at/all"], "no such model folder"),
         (vec!["student.model=nowhere"], "no such model folder"),

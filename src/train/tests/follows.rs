@@ -1,32 +1,20 @@
-//! The loop of MiniLLM held to float64, written here from the equations; and what its gradients estimate.
+//! One collection and its inner epochs: terms and gradients against float64, written here from the equations.
 
 use tch::{Device, Kind, Tensor};
 
-use super::feed::Feed;
-use super::gather::Gather;
-use super::setup::{Material, Options};
-use super::update::Updater;
-use super::work::Work;
-use super::{News, Watch, course, optimizer_settings};
+use super::super::feed::Feed;
+use super::super::gather::Gather;
+use super::super::setup::{Material, Options};
+use super::super::update::Updater;
+use super::super::work::Work;
+use super::super::{course, optimizer_settings};
+use super::{Silent, fixture, flat, wide};
 use crate::checkpoint::RunDir;
 use crate::config::RunConfig;
 use crate::data::sampler::Cut;
 use crate::model::{CausalLm, Padding, read_design};
 use crate::optim::{Optimizer, Outcome};
 use crate::weights::Dtype;
-use crate::weights::params::Params;
-
-struct Silent;
-
-impl Watch for Silent {
-    fn update(&mut self, _: News<'_>) {}
-    fn evaluated(&mut self, _: u64, _: &[(&'static str, f64)]) {}
-    fn preparing(&mut self, _: &'static str, _: usize, _: usize) {}
-}
-
-fn fixture(name: &str) -> std::path::PathBuf {
-    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
 
 /// The teacher with a tokenizer beside it, and some text.
 #[expect(clippy::disallowed_methods, reason = "a test makes its own files")]
@@ -84,15 +72,6 @@ impl Set {
         let updater = Updater::new(&material, policy, Cut::Rows(3), least).unwrap();
         Set { _dir: dir, material, gather, updater, optimizer, lr }
     }
-}
-
-/// A copy of a model that computes in float64, with gradients.
-fn wide(model: &CausalLm, folder: &str) -> CausalLm {
-    let params = model.params();
-    let copy =
-        params.names().iter().cloned().zip(params.compute().iter().map(|t| t.detach().copy())).collect();
-    let params = Params::trained(copy, Kind::Double).unwrap();
-    CausalLm::new(read_design(&fixture(folder)).unwrap(), params, Kind::Double, Device::Cpu).unwrap()
 }
 
 /// log p over the vocabulary where each token of a row from `from` on is predicted: [tokens, v].
@@ -202,7 +181,8 @@ fn follows(name: &str, preset: &Preset) {
     let settings =
         [format!("minillm.preset={name}"), "minillm.rollouts=8".into(), "sampling.min_new_tokens=2".into()];
     let mut set = Set::up(&settings.iter().map(String::as_str).collect::<Vec<_>>());
-    let teacher = wide(&set.material.teacher.as_ref().unwrap().0, "updates/teacher");
+    let teacher =
+        wide(&set.material.teacher.as_ref().unwrap().0, read_design(&fixture("updates/teacher")).unwrap());
     for step in 0..8 {
         let work = set.gather.next(step, &set.material, set.updater.policy(), &mut Silent).unwrap();
         let rows: Vec<&crate::rollout::Experience> = work
@@ -210,7 +190,7 @@ fn follows(name: &str, preset: &Preset) {
             .iter()
             .map(|row| set.gather.collection().iter().find(|e| e.example == row.example).unwrap())
             .collect();
-        let student = wide(&set.material.student, "score/llama");
+        let student = wide(&set.material.student, read_design(&fixture("score/llama")).unwrap());
         let replies = preset.replies(&rows, 12);
         let [pg, kl, pt] = preset.loss(&set, &student, &teacher, &replies, &work);
         (&pg + &kl + &pt).backward();
@@ -228,13 +208,10 @@ fn follows(name: &str, preset: &Preset) {
         let corpus = term("corpus-ce") * (1.0 - preset.corpus_kd);
         let soft = if preset.corpus_kd > 0.0 { term("corpus-teacher-ce") * preset.corpus_kd } else { 0.0 };
         near("corpus", corpus + soft, &pt);
-        let (mut off, mut size) = (0.0, 0.0);
-        for (got, of) in set.updater.sums().iter().zip(student.params().compute()) {
-            let exact = of.grad().to_kind(Kind::Double);
-            off += (got.to_kind(Kind::Double) - &exact).square().sum(Kind::Double).double_value(&[]);
-            size += exact.square().sum(Kind::Double).double_value(&[]);
-        }
-        assert!(off.sqrt() <= 1e-5 * size.sqrt(), "{name} {step}: {} of {}", off.sqrt(), size.sqrt());
+        let exact = flat(&student.params().compute().iter().map(Tensor::grad).collect::<Vec<_>>());
+        let norm = |t: &Tensor| t.norm().double_value(&[]);
+        let (off, size) = (norm(&(flat(set.updater.sums()) - &exact)), norm(&exact));
+        assert!(off <= 1e-5 * size, "{name} {step}: {off} of {size}");
         let told = set.updater.run(&set.material, &work, &mut set.optimizer, set.lr).unwrap();
         assert!(matches!(told.outcome, Outcome::Done(_)));
     }
