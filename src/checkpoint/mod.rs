@@ -40,7 +40,7 @@ pub struct Rollouts {
     pub json: Vec<u8>,
     /// The teacher's states, in the type that they were computed in.
     pub states: Vec<(String, Tensor)>,
-    /// That type.
+    /// The type that they are written in.
     pub dtype: Dtype,
 }
 
@@ -226,10 +226,11 @@ impl Checkpoint {
         Ok(Checkpoint { path: path.to_path_buf(), state })
     }
 
-    /// The replies that the run had at hand: what is in JSON, and the teacher's states. None where it had none.
-    pub fn rollouts(&self) -> Result<Option<(Vec<u8>, Vec<(String, Tensor)>)>> {
+    /// The replies that the run had at hand, where it had some.
+    pub fn rollouts(&self) -> Result<Option<Rollouts>> {
         let Some(json) = read_file(&self.path.join(ROLLOUTS), LONGEST)? else { return Ok(None) };
-        Ok(Some((json, folder::read_tensors(&self.path.join(ROLLOUT_STATES))?)))
+        let states = folder::read_tensors(&self.path.join(ROLLOUT_STATES))?;
+        Ok(Some(Rollouts { json, states, dtype: Dtype::F32 }))
     }
 
     /// Gives the optimizer its moments back.

@@ -93,7 +93,7 @@ mod tests {
         let row = |n: u32, reply: usize| Experience {
             row: u64::from(n) << 40,
             example: Example { ids: (0..3 + reply as u32).map(|i| i * n).collect(), from: 3 },
-            ended: n % 2 == 0,
+            ended: n.is_multiple_of(2),
             numbers: Numbers {
                 student: (0..reply).map(|i| -0.1 / (i as f32 + n as f32 + 3.0)).collect(),
                 teacher: (0..reply).map(|i| -f32::EPSILON * i as f32).collect(),

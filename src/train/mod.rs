@@ -193,9 +193,9 @@ impl Loop {
     /// Puts everything where the saved state says it was.
     fn restore(&mut self, checkpoint: Option<&Checkpoint>) -> Result<()> {
         let (saved, states) = match checkpoint.map(Checkpoint::rollouts).transpose()?.flatten() {
-            Some((json, states)) => {
+            Some(kept) => {
                 let bad = |e| Error::data("not a collection of replies").found(e);
-                (serde_json::from_slice(&json).map_err(bad)?, states)
+                (serde_json::from_slice(&kept.json).map_err(bad)?, kept.states)
             }
             None => Default::default(),
         };

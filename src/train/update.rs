@@ -40,6 +40,17 @@ pub struct Told {
     pub time: Duration,
 }
 
+/// What came of the rows of an update.
+#[derive(Debug)]
+pub struct Gradient {
+    /// The loss.
+    pub loss: f64,
+    /// Its terms, and what the policy watches.
+    pub terms: Vec<(&'static str, f64)>,
+    /// Tokens learnt.
+    pub tokens: usize,
+}
+
 /// What updates are made with.
 #[derive(Debug)]
 pub struct Updater {
@@ -105,7 +116,7 @@ impl Updater {
         lr: f64,
     ) -> Result<Told> {
         let begun = Instant::now();
-        let (loss, terms, tokens) = self.gradient(material, work)?;
+        let Gradient { loss, terms, tokens } = self.gradient(material, work)?;
         let outcome =
             if loss.is_finite() { optimizer.step(&self.sums, lr)? } else { Outcome::Skipped(f64::NAN) };
         if let Outcome::Done(_) = outcome {
@@ -114,12 +125,8 @@ impl Updater {
         Ok(Told { outcome, loss, terms, tokens, rows: work.main.len(), time: begun.elapsed() })
     }
 
-    /// The gradient of an update, into the sums; its loss, terms and tokens.
-    pub fn gradient(
-        &mut self,
-        material: &Material,
-        work: &Work,
-    ) -> Result<(f64, Vec<(&'static str, f64)>, usize)> {
+    /// The gradient of an update, into the sums.
+    pub fn gradient(&mut self, material: &Material, work: &Work) -> Result<Gradient> {
         let tokens: usize = work.main.iter().map(|row| row.example.targets()).sum();
         let divisor = match self.policy.plan().unit {
             Unit::Tokens => tokens,
@@ -138,7 +145,7 @@ impl Updater {
             loss += more;
             terms.extend(named);
         }
-        Ok((loss, terms, tokens))
+        Ok(Gradient { loss, terms, tokens })
     }
 
     /// Forward, score, backward of one part, micro-batch by micro-batch: its loss and terms.

@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 use super::super::feed::Feed;
 use super::super::gather::Gather;
 use super::super::setup::{Material, Options};
-use super::super::update::Updater;
+use super::super::update::{Gradient, Updater};
 use super::super::work::Work;
 use super::super::{course, optimizer_settings};
 use super::{Silent, fixture, flat, wide};
@@ -194,7 +194,7 @@ fn follows(name: &str, preset: &Preset) {
         let replies = preset.replies(&rows, 12);
         let [pg, kl, pt] = preset.loss(&set, &student, &teacher, &replies, &work);
         (&pg + &kl + &pt).backward();
-        let (loss, terms, _) = set.updater.gradient(&set.material, &work).unwrap();
+        let Gradient { loss, terms, .. } = set.updater.gradient(&set.material, &work).unwrap();
         let term = |name: &str| terms.iter().find(|t| t.0 == name).unwrap().1;
         let near = |what: &str, got: f64, exact: &Tensor| {
             let exact = exact.double_value(&[]);
