@@ -63,6 +63,8 @@ pub struct News<'a> {
     pub time: Duration,
     /// Of it, what the update itself took.
     pub work: Duration,
+    /// The same by its parts: sampling, scoring, reading, training.
+    pub stages: &'a [(&'static str, Duration)],
     /// Why it was skipped, where it was.
     pub skipped: Option<&'a str>,
 }
@@ -302,7 +304,8 @@ impl Loop {
         let total = clock.elapsed();
         *clock = Instant::now();
         let place = self.gather.feed().epoch();
-        let seconds = [&[("total", total), ("train", told.time)], &work.seconds[..]].concat();
+        let stages = [&work.seconds[..], &[("train", told.time)]].concat();
+        let seconds = [&[("total", total)], &stages[..]].concat();
         self.journal.add(&Line::update(self.state.step, &told, lr, place, &seconds, skipped.as_deref()))?;
         watch.update(News {
             step: self.state.step,
@@ -311,6 +314,7 @@ impl Loop {
             tokens: told.tokens,
             time: total,
             work: told.time,
+            stages: &stages,
             skipped: skipped.as_ref().map(|_| "numbers that are not finite"),
         });
         if self.state.skipped_in_a_row >= self.config.settings.train.max_skipped {
