@@ -34,6 +34,8 @@ pub mod decode;
 // Layer 4
 pub mod checkpoint;
 
+pub mod eval;
+
 pub mod report;
 
 // Layer 5

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The rooms in order: each uses only those before it.
-const ROOMS: [&str; 15] = [
+const ROOMS: [&str; 16] = [
     "error",
     "seed",
     "signal",
@@ -21,6 +21,7 @@ const ROOMS: [&str; 15] = [
     "model",
     "decode",
     "checkpoint",
+    "eval",
     "report",
     "train",
 ];
