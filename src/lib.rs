@@ -36,6 +36,8 @@ pub mod rollout;
 
 pub mod checkpoint;
 
+pub mod eval;
+
 pub mod report;
 
 // Layer 5

@@ -22,6 +22,7 @@ const ROOMS: [&str; 16] = [
     "decode",
     "rollout",
     "checkpoint",
+    "eval",
     "report",
     "train",
 ];

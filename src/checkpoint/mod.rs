@@ -64,6 +64,8 @@ pub struct State {
     pub tokens: u64,
     /// The length of metrics.jsonl.
     pub metrics: u64,
+    /// The length of samples.jsonl.
+    pub samples: u64,
     /// The length of TensorBoard's event file.
     pub events: u64,
     /// The update after which an evaluation was written last.

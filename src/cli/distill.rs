@@ -11,7 +11,7 @@ use super::output::{Out, bytes, count, table};
 use crate::config::RunConfig;
 use crate::data::Counts;
 use crate::error::{Error, Result};
-use crate::train::{self, News, Options, Plan, Watch};
+use crate::train::{self, Found, News, Options, Plan, Watch};
 
 pub(super) fn run(args: &Distill, common: &Common) -> Result<()> {
     if !args.config.exists() {
@@ -38,7 +38,7 @@ pub(super) fn run(args: &Distill, common: &Common) -> Result<()> {
     if common.json {
         answer.json(&json!({
             "run": finished.run, "steps": finished.steps, "done": finished.done, "final": last,
-            "best": finished.best.map(|(loss, step)| json!({"path": best, "valid_loss": loss, "step": step})),
+            "best": finished.best.map(|b| json!({"path": best, b.name: b.value, "step": b.step})),
         }))?;
         return answer.finish();
     }
@@ -46,8 +46,9 @@ pub(super) fn run(args: &Distill, common: &Common) -> Result<()> {
         ("updates", format!("{} ({} of them now)", finished.steps, finished.done)),
         ("model", last.display().to_string()),
     ];
-    if let Some((loss, step)) = finished.best {
-        rows.push(("best", format!("{} (valid loss {loss:.4}, update {step})", best.display())));
+    if let Some(Found { name, value, step }) = finished.best {
+        let what = name.replace('_', " ");
+        rows.push(("best", format!("{} ({what} {value:.4}, update {step})", best.display())));
     }
     answer.text(&table(&rows.into_iter().map(|(k, v)| vec![k.to_string(), v]).collect::<Vec<_>>()))?;
     answer.finish()
@@ -178,7 +179,8 @@ impl Watch for Bar {
             return;
         }
         self.clear();
-        let shown = values.iter().filter(|(name, _)| *name != "tokens");
+        let beside = ["tokens", "prompts", "rouge_l_low", "rouge_l_high"];
+        let shown = values.iter().filter(|(name, _)| !beside.contains(name));
         let shown: Vec<String> = shown.map(|(name, value)| format!("{name} {value:.4}")).collect();
         let _ = writeln!(std::io::stderr(), "after update {step}: {}", shown.join("  "));
     }

@@ -8,7 +8,7 @@ use super::RunConfig;
 use super::raw::{Document, Node, Raw, Table, find, json_table};
 use super::section::{Section, as_number, located};
 use super::settings::{
-    Best, Data, Length, MicroBatch, Origin, Sampling, Schedule, Settings, Student, Train, Warmup,
+    Best, Data, Eval, Length, MicroBatch, Origin, Sampling, Schedule, Settings, Student, Train, Warmup,
 };
 use crate::error::{Error, Result};
 
@@ -19,7 +19,7 @@ pub(super) const RUN: &str = "run";
 pub(super) fn read(document: Document) -> Result<RunConfig> {
     let (file, top) = (document.file.as_path(), &document.table);
     let mut root = Section::of(file, top, "")?;
-    for table in ["student", "teacher", "data", "train", "sampling", RUN] {
+    for table in ["student", "teacher", "data", "train", "sampling", "eval", RUN] {
         root.node(table);
     }
     for entry in POLICIES {
@@ -30,12 +30,15 @@ pub(super) fn read(document: Document) -> Result<RunConfig> {
     let seed = root.count("seed", 0)?.unwrap_or(1) as u64;
     root.finish()?;
     let (table, unused) = policy_tables(&document, entry)?;
+    let train = train(file, top)?;
+    let packs = source(build(&document, entry, &table)?.as_ref()) == policies::Source::Corpus;
     let settings = Settings {
         seed,
         student: student(file, top)?,
         teacher: teacher(file, top)?,
         data: data(file, top)?,
-        train: train(file, top)?,
+        eval: eval(file, top, train.best == Best::RougeL && !packs)?,
+        train,
         sampling: sampling(file, top)?,
     };
     let config = RunConfig { file: file.to_path_buf(), settings, entry, table, unused, document };
@@ -234,11 +237,25 @@ fn sampling(file: &Path, top: &Table) -> Result<Sampling> {
     Ok(sampling)
 }
 
+/// `[eval]`; `replies` says whether the student replies to prompts unless told.
+fn eval(file: &Path, top: &Table, replies: bool) -> Result<Eval> {
+    let mut section = Section::of(file, top, "eval")?;
+    let unless_told = if replies { Eval::PROMPTS } else { 0 };
+    let prompts = section.count("prompts", 0)?.unwrap_or(unless_told);
+    section.finish()?;
+    Ok(Eval { prompts })
+}
+
+/// Where the rows of a policy's first update come from.
+fn source(policy: &dyn Policy) -> policies::Source {
+    policy.source(policies::Moment { step: 0, steps: 1, replay_full: false })
+}
+
 /// What settings of different tables must be to each other.
 fn fitting(config: &RunConfig) -> Result<()> {
     let (settings, file) = (&config.settings, config.file.as_path());
     let plan = config.policy()?.plan();
-    let source = config.policy()?.source(policies::Moment { step: 0, steps: 1, replay_full: false });
+    let source = source(config.policy()?.as_ref());
     let name = config.entry.name;
     if source == policies::Source::Corpus {
         if settings.data.corpus.is_empty() {

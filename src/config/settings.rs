@@ -17,6 +17,8 @@ pub struct Settings {
     pub train: Train,
     /// How replies are sampled.
     pub sampling: Sampling,
+    /// How the student is measured on the way.
+    pub eval: Eval,
 }
 
 /// Where a student's weights come from.
@@ -171,6 +173,20 @@ pub struct Sampling {
     pub top_p: f64,
     /// No reply ends before it has so many tokens. Default 0.
     pub min_new_tokens: usize,
+}
+
+/// `[eval]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Eval {
+    /// Held-out prompts that the student replies to at each evaluation, for Rouge-L; 0 for none. Default 256
+    /// where `train.best` is rouge-l and the policy trains on rows, else 0.
+    pub prompts: usize,
+}
+
+impl Eval {
+    /// The default where Rouge-L decides. Where replies' scores spread by 16 points of a hundred, their mean has
+    /// a standard error of 1; replies of 256 tokens are a fiftieth of what 100 updates of 64 rows of 512 read.
+    pub const PROMPTS: usize = 256;
 }
 
 impl Schedule {

@@ -33,6 +33,19 @@ fn what_is_not_said_has_its_default() {
     assert_eq!((s.data.template.as_str(), s.sampling.temperature, s.sampling.top_p), ("auto", 1.0, 1.0));
 }
 
+/// Replies are sampled where something is decided by them, or where they are asked for.
+#[test]
+fn prompts_are_replied_to_where_rouge_l_decides() {
+    let prompts = |set: &[&str]| load(SMALL, set).unwrap().settings.eval.prompts;
+    assert_eq!(prompts(&[]), 256);
+    assert_eq!(prompts(&["train.best=valid-loss"]), 0);
+    assert_eq!(prompts(&["train.best=valid-loss", "eval.prompts=30"]), 30);
+    assert_eq!(prompts(&["eval.prompts=0"]), 0);
+    assert_eq!(prompts(&["policy=minima", "teacher.model=t", "data.corpus=c"]), 0);
+    let e = load(SMALL, &["eval.prompt=3"]).unwrap_err().to_string();
+    assert!(e.contains("did you mean eval.prompts?"), "{e}");
+}
+
 #[test]
 fn mistakes_name_their_line() {
     let with =

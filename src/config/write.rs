@@ -93,6 +93,7 @@ fn tables(config: &RunConfig) -> Result<Vec<(String, Vec<Line>)>> {
             line("min_new_tokens", p.min_new_tokens.to_string()),
         ],
     ));
+    all.push(("eval".into(), vec![line("prompts", s.eval.prompts.to_string())]));
     if let Value::Object(settings) = config.policy()?.settings() {
         let lines: Vec<Line> = settings.iter().filter_map(|(k, v)| Some((k.clone(), value(v)?))).collect();
         if !lines.is_empty() {

@@ -1,17 +1,21 @@
 //! What is measured while a run goes on: the cross-entropy of held-out responses, and with a teacher the
-//! divergences from it, as means over response tokens.
+//! divergences from it, as means over response tokens; and Rouge-L of the student's own replies.
+
+use std::time::{Duration, Instant};
 
 use retort_policies::objective::divergence::Divergence;
 use retort_policies::objective::head::{Want, fused};
 use retort_policies::objective::input::{Input, Side};
 use retort_policies::objective::term::{Loss, Term};
+use serde_json::Value;
 use tch::Kind;
 
 use super::batch::Micro;
+use super::sampled::Sampled;
 use super::setup::Material;
 use super::update::{Updater, states};
 use crate::checkpoint::RunDir;
-use crate::config::RunConfig;
+use crate::config::{Best, RunConfig};
 use crate::data::{Example, Need, Preparation, TokenFile, by_length};
 use crate::error::Result;
 use crate::signal;
@@ -23,22 +27,40 @@ const WINDOW: usize = 1024;
 #[derive(Debug)]
 pub struct Evaluation {
     rows: Option<TokenFile>,
+    sampled: Option<Sampled>,
+    decides: Best,
+}
+
+/// What was measured.
+#[derive(Debug)]
+pub struct Measured {
+    /// A name and a value each.
+    pub values: Vec<(&'static str, f64)>,
+    /// A few replies.
+    pub shown: Vec<Value>,
+    /// How long the stages took.
+    pub seconds: Vec<(&'static str, Duration)>,
 }
 
 impl Evaluation {
     /// Reads them; without any nothing is evaluated.
     pub fn prepare(config: &RunConfig, material: &Material, dir: &RunDir) -> Result<Self> {
         let data = &config.settings.data;
+        let train = &config.settings.train;
         if data.valid.is_empty() {
-            return Ok(Evaluation { rows: None });
+            if train.eval_every > 0 {
+                tracing::info!("without data.valid nothing is evaluated, and there is no best/");
+            }
+            return Ok(Evaluation { rows: None, sampled: None, decides: Best::ValidLoss });
         }
         let template = super::feed::template(config)?;
+        let limits = material.limits(config);
         let preparation = Preparation {
             files: &data.valid,
             tokenizer: &material.tokenizer,
             template: &template,
             eos: material.end(),
-            limits: material.limits(config),
+            limits,
             context: material.context,
             vocabulary: material.vocabulary,
             need: Need::Responses,
@@ -46,34 +68,87 @@ impl Evaluation {
         };
         let cache = super::feed::cache(dir, "valid")?;
         let rows = preparation.run(&cache).map_err(|e| e.or_file("data.valid"))?;
-        Ok(Evaluation { rows: Some(rows) })
+        let sampled = if train.eval_every > 0 {
+            Sampled::prepare(config, material, &rows, limits.response)?
+        } else {
+            None
+        };
+        let decides = if sampled.is_some() { train.best } else { Best::ValidLoss };
+        if decides != train.best && train.eval_every > 0 {
+            let why = match config.settings.eval.prompts {
+                0 => "no prompts are replied to (eval.prompts = 0)",
+                _ => "no row of data.valid has a prompt and a reference",
+            };
+            tracing::warn!("{why}: valid-loss decides what is best, and not rouge-l");
+        }
+        Ok(Evaluation { rows: Some(rows), sampled, decides })
     }
 
-    /// Measures the student as it is: a name and a value each.
-    pub fn run(&self, material: &Material, updater: &Updater) -> Result<Option<Vec<(&'static str, f64)>>> {
-        let Some(rows) = &self.rows else { return Ok(None) };
-        let _off = tch::no_grad_guard();
-        let terms = terms(material.teacher.is_some());
-        let (mut sums, mut tokens) = (vec![0.0; terms.len()], 0usize);
-        for start in (0..rows.rows()).step_by(WINDOW) {
-            let end = (start + WINDOW).min(rows.rows());
-            let window: Vec<Example> = (start..end).map(|row| rows.example(row)).collect();
-            let lengths: Vec<usize> = window.iter().map(|e| e.ids.len()).collect();
-            for group in by_length(&lengths, updater.cut()) {
-                signal::check()?;
-                let group: Vec<&Example> = group.iter().map(|&row| &window[row]).collect();
-                let micro = Micro::of(&group, material.student.device())?;
-                let values = measure(material, &micro, &terms)?;
-                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-                tokens += micro.tokens();
-            }
+    /// The value that decides what is best.
+    pub fn decides(&self) -> &'static str {
+        match self.decides {
+            Best::RougeL => "rouge_l",
+            Best::ValidLoss => "valid_loss",
         }
-        let mean = |sum: f64| sum / tokens.max(1) as f64;
-        let mut values: Vec<(&'static str, f64)> =
-            terms.iter().zip(sums).map(|(term, sum)| (term.name, mean(sum))).collect();
-        values.push(("tokens", tokens as f64));
-        Ok(Some(values))
     }
+
+    /// Whether such a value is better than another.
+    pub fn is_better(&self, value: f64, than: f64) -> bool {
+        match self.decides {
+            Best::RougeL => value > than,
+            Best::ValidLoss => value < than,
+        }
+    }
+
+    /// Whether replies are sampled.
+    pub fn samples(&self) -> bool {
+        self.sampled.is_some()
+    }
+
+    /// Measures the student as it is.
+    pub fn run(&self, material: &Material, updater: &Updater) -> Result<Option<Measured>> {
+        let Some(rows) = &self.rows else { return Ok(None) };
+        let begun = Instant::now();
+        let mut values = divergences(rows, material, updater)?;
+        let mut seconds = vec![("score", begun.elapsed())];
+        let mut shown = Vec::new();
+        if let Some(sampled) = &self.sampled {
+            let begun = Instant::now();
+            let found = sampled.run(material)?;
+            let [mean, low, high] = found.rouge_l.map_or([f64::NAN; 3], |e| [e.mean, e.low, e.high]);
+            values.extend([("rouge_l", mean), ("rouge_l_low", low), ("rouge_l_high", high)]);
+            values.push(("prompts", sampled.prompts() as f64));
+            seconds.push(("sample", begun.elapsed()));
+            shown = found.shown;
+        }
+        seconds.push(("total", begun.elapsed()));
+        Ok(Some(Measured { values, shown, seconds }))
+    }
+}
+
+/// What the losses are on the held-out rows.
+fn divergences(rows: &TokenFile, material: &Material, updater: &Updater) -> Result<Vec<(&'static str, f64)>> {
+    let _off = tch::no_grad_guard();
+    let terms = terms(material.teacher.is_some());
+    let (mut sums, mut tokens) = (vec![0.0; terms.len()], 0usize);
+    for start in (0..rows.rows()).step_by(WINDOW) {
+        let end = (start + WINDOW).min(rows.rows());
+        let window: Vec<Example> = (start..end).map(|row| rows.example(row)).collect();
+        let lengths: Vec<usize> = window.iter().map(|e| e.ids.len()).collect();
+        for group in by_length(&lengths, updater.cut()) {
+            signal::check()?;
+            let group: Vec<&Example> = group.iter().map(|&row| &window[row]).collect();
+            let micro = Micro::of(&group, material.student.device())?;
+            let values = measure(material, &micro, &terms)?;
+            sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+            tokens += micro.tokens();
+        }
+    }
+    let mean = |sum: f64| sum / tokens.max(1) as f64;
+    let mut values: Vec<(&'static str, f64)> =
+        terms.iter().zip(sums).map(|(term, sum)| (term.name, mean(sum))).collect();
+    values.push(("tokens", tokens as f64));
+    Ok(values)
 }
 
 fn terms(teacher: bool) -> Vec<Term> {

@@ -4,6 +4,7 @@
 use tch::{Device, Kind};
 
 use crate::config::{MicroBatch, Train};
+use crate::data::Limits;
 use crate::data::sampler::Cut;
 use crate::model::config::Shape;
 use crate::native::cuda;
@@ -33,6 +34,8 @@ pub struct Sizes {
     pub vocabulary: u64,
     /// The longest row.
     pub longest: usize,
+    /// Replies that are sampled together in an evaluation, and the longest prompt and reply.
+    pub replies: (u64, Limits),
 }
 
 /// How an update is cut, and whether blocks are computed twice.
@@ -81,7 +84,17 @@ impl Sizes {
         let update = self.activations(tokens as u64, recompute) + self.head();
         // A tensor is written from a copy of its bytes.
         let save = 4 * n(self.student.vocabulary) * n(self.student.hidden);
-        PROCESS + self.state() + teacher + update.max(save)
+        PROCESS + self.state() + teacher + update.max(save).max(self.sampling())
+    }
+
+    /// Keys and values of the replies that are sampled together, their prompts on the way through the
+    /// blocks, and a few copies of the next tokens' distributions in float64.
+    fn sampling(&self) -> u64 {
+        let (s, (rows, limits)) = (&self.student, self.replies);
+        let (prompt, reply) = (limits.prompt as u64, limits.response as u64);
+        let kept = n(s.layers) * 2 * n(s.kv_heads * s.head_dim);
+        let passing = (rows * prompt).min(8192) * (4 * n(s.hidden) + 3 * n(s.ffn));
+        self.size() * (rows * (prompt + reply) * kept + passing) + rows * n(s.vocabulary) * 8 * 4
     }
 
     fn size(&self) -> u64 {
@@ -145,6 +158,8 @@ mod tests {
     use super::*;
     use crate::config::RunConfig;
 
+    const NONE: (u64, Limits) = (0, Limits { prompt: 0, response: 0 });
+
     fn sizes() -> Sizes {
         let config = r#"{"model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
             "num_key_value_heads": 3, "intermediate_size": 1536, "vocab_size": 49152, "max_position_embeddings": 8192,
@@ -153,7 +168,15 @@ mod tests {
         std::fs::write(dir.path().join("config.json"), config).unwrap();
         let student = crate::model::read_design(dir.path()).unwrap().shape().clone();
         let (kind, vocabulary) = (Kind::BFloat16, 49_152);
-        Sizes { student, parameters: 134_515_008, teacher: None, kind, vocabulary, longest: 512 }
+        Sizes {
+            student,
+            parameters: 134_515_008,
+            teacher: None,
+            kind,
+            vocabulary,
+            longest: 512,
+            replies: NONE,
+        }
     }
 
     fn train(set: &[&str]) -> Train {

@@ -14,6 +14,7 @@ mod journal;
 pub mod machine;
 mod plan;
 mod replies;
+mod sampled;
 mod setup;
 mod update;
 mod variance;
@@ -78,8 +79,19 @@ pub struct Finished {
     pub steps: u64,
     /// Updates of this process.
     pub done: u64,
-    /// The best evaluation, and the update after which it was.
-    pub best: Option<(f64, u64)>,
+    /// The best evaluation.
+    pub best: Option<Found>,
+}
+
+/// The evaluation that decided what is best.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Found {
+    /// What decided: `rouge_l` or `valid_loss`.
+    pub name: &'static str,
+    /// Its value.
+    pub value: f64,
+    /// The update after which it was.
+    pub step: u64,
 }
 
 /// Trains as the config says, in the run directory `out`.
@@ -89,7 +101,6 @@ pub fn run(
     options: &Options,
     watch: &mut dyn Watch,
 ) -> Result<Finished> {
-    let config = setup::settled(config);
     if RunDir::is_run(out) && !options.resume {
         return Err(holds_a_run(out));
     }
@@ -115,7 +126,7 @@ pub fn run(
         None => State::default(),
     };
     dir.folder().write_bytes("config.toml", config.as_run(&options.facts())?.as_bytes())?;
-    let journal = Journal::open(&dir, &state)?;
+    let journal = Journal::open(&dir, &state, evaluation.samples())?;
     let cutting = material.cutting(&config, &feed, policy.as_ref());
     material.student.set_recompute(cutting.recompute);
     let gather = Gather::new(&config, &material, policy.as_ref(), (feed, corpus), steps);
@@ -136,7 +147,7 @@ pub fn run(
     };
     training.restore(saved.as_ref())?;
     let done = training.run(options, watch)?;
-    let best = training.state.best;
+    let best = training.best();
     Ok(Finished { run: out.to_path_buf(), steps, done, best })
 }
 
@@ -248,20 +259,32 @@ impl Loop {
             self.journal.add(&Line::variance(step, &measured))?;
             self.state.measured = Some(step);
         }
-        let Some(values) = self.evaluation.run(&self.material, &self.updater)? else { return Ok(()) };
-        self.journal.add(&Line::evaluation(step, &values))?;
+        let Some(measured) = self.evaluation.run(&self.material, &self.updater)? else { return Ok(()) };
+        let values = measured.values;
+        self.journal.add(&Line::evaluation(step, &values, &measured.seconds))?;
+        self.journal.show(step, measured.shown)?;
         self.state.evaluated = Some(step);
         watch.evaluated(step, &values);
-        let loss = values.iter().find(|(name, _)| *name == "valid_loss").map(|(_, value)| *value);
-        if let Some(loss) = loss.filter(|x| x.is_finite()) {
+        let value = |wanted| {
+            let found = values.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
+            found.filter(|x| x.is_finite())
+        };
+        if let Some(loss) = value("valid_loss") {
             self.updater.policy_mut().validated(loss);
-            // The untrained student is measured and does not compete.
-            if step > 0 && self.state.best.is_none_or(|(best, _)| loss < best) {
-                self.state.best = Some((loss, step));
-                self.write_model("best", Dtype::F32)?;
-            }
+        }
+        // The untrained student is measured and does not compete.
+        if let Some(value) = value(self.evaluation.decides()).filter(|_| step > 0)
+            && self.state.best.is_none_or(|(best, _)| self.evaluation.is_better(value, best))
+        {
+            self.state.best = Some((value, step));
+            self.write_model("best", Dtype::F32)?;
         }
         Ok(())
+    }
+
+    fn best(&self) -> Option<Found> {
+        let name = self.evaluation.decides();
+        self.state.best.map(|(value, step)| Found { name, value, step })
     }
 
     /// Saves a checkpoint, where it is time to and none stands.
@@ -338,7 +361,7 @@ impl Loop {
     }
 
     fn write_model(&self, name: &str, dtype: Dtype) -> Result<()> {
-        let card = card::text(&self.config, &self.state, name);
+        let card = card::text(&self.config, &self.state, self.best(), name);
         self.dir.write_model(name, &self.material.files, &self.material.weights(), dtype, &card)?;
         Ok(())
     }

@@ -9,7 +9,8 @@ use tch::{Device, Kind, Tensor};
 
 use super::feed;
 use super::machine::{Sizes, total_memory};
-use super::setup::{Options, Parts, settled};
+use super::sampled;
+use super::setup::{Options, Parts};
 use crate::checkpoint::RunDir;
 use crate::config::RunConfig;
 use crate::data::{Corpus, Counts, Need, Preparation};
@@ -47,7 +48,6 @@ pub struct Plan {
 
 /// Checks a run and says what it would take.
 pub fn plan(config: RunConfig, out: &Path, options: &Options) -> Result<Plan> {
-    let config = settled(config);
     super::trainable(options.kind, options.device)?;
     if RunDir::is_run(out) && !options.resume {
         return Err(super::holds_a_run(out));
@@ -79,6 +79,7 @@ pub fn plan(config: RunConfig, out: &Path, options: &Options) -> Result<Plan> {
         kind: options.kind,
         vocabulary: parts.vocabulary as u64,
         longest,
+        replies: (replies(&config), parts.limits(&config)),
     };
     let cutting = sizes.cutting(train, options.device, plan.total_memory);
     let tokens = sizes.at_once(cutting.cut, batch);
@@ -142,10 +143,20 @@ fn rows(config: &RunConfig, parts: &Parts, plan: &mut Plan) -> Result<Option<(us
     Ok(Some((counts.rows, longest)))
 }
 
+/// Replies that an evaluation samples together.
+fn replies(config: &RunConfig) -> u64 {
+    let settings = &config.settings;
+    let none = settings.data.valid.is_empty() || settings.train.eval_every == 0;
+    if none { 0 } else { settings.eval.prompts.min(sampled::TOGETHER) as u64 }
+}
+
 fn writes(config: &RunConfig) -> Vec<String> {
     let mut all = vec!["config.toml", "metrics.jsonl", "cache/", "checkpoints/step-N/", "final/"];
     if !config.settings.data.valid.is_empty() && config.settings.train.eval_every > 0 {
         all.push("best/");
+        if config.settings.eval.prompts > 0 {
+            all.push("samples.jsonl");
+        }
     }
     all.into_iter().map(String::from).collect()
 }

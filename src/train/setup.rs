@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 use super::feed::Feed;
 use super::machine::{Cutting, Sizes, total_memory};
 use crate::checkpoint::{ModelFiles, RunDir};
-use crate::config::{Best, Origin, RunConfig};
+use crate::config::{Origin, RunConfig};
 use crate::data::Limits;
 use crate::error::{Error, Result};
 use crate::model::config::Shape;
@@ -61,28 +61,13 @@ fn kind_name(kind: Kind) -> &'static str {
     }
 }
 
-/// The config with what it cannot have replaced by what it gets, which is said.
-pub fn settled(mut config: RunConfig) -> RunConfig {
-    let settings = &mut config.settings;
-    if settings.train.best == Best::RougeL {
-        if !settings.data.valid.is_empty() && settings.train.eval_every > 0 {
-            tracing::warn!("train.best = \"rouge-l\" is not there yet: valid-loss decides what is best");
-        }
-        settings.train.best = Best::ValidLoss;
-    }
-    if settings.data.valid.is_empty() && settings.train.eval_every > 0 {
-        tracing::info!("without data.valid nothing is evaluated, and there is no best/");
-    }
-    config
-}
-
 /// That a run directory's own config is of the same run, where it goes on.
 pub fn same_run(config: &RunConfig, dir: &RunDir, goes_on: bool) -> Result<()> {
     let file = dir.path().join("config.toml");
     if !goes_on || !file.exists() {
         return Ok(());
     }
-    let before = settled(RunConfig::load(&file, &[])?);
+    let before = RunConfig::load(&file, &[])?;
     match config.differs(&before)? {
         None => Ok(()),
         Some(key) => Err(Error::user("the run was begun with another setting")
@@ -178,6 +163,8 @@ impl Material {
             kind,
             vocabulary: self.vocabulary as u64,
             longest: feed.longest(),
+            // What is sampled is not cut: its memory is free again before the next update.
+            replies: (0, Limits { prompt: 0, response: 0 }),
         };
         let device = student.device();
         sizes.cutting(&config.settings.train, device, total_memory(device))

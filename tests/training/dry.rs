@@ -1,6 +1,6 @@
 //! `--dry-run`: what it says, that it writes nothing, and how near the truth it is.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::fixture;
 use crate::{Case, learning};
@@ -83,4 +83,34 @@ fn the_memory_is_predicted_within_a_quarter() {
             "{hidden} x {layers}: predicted {predicted}, held {held}"
         );
     }
+}
+
+/// A run whose evaluations hold more than its updates: many replies at once, one short row an update.
+#[test]
+fn the_memory_of_replies_is_predicted_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, prompt: usize| {
+        let path = dir.path().join(name);
+        let row = |n: usize| {
+            format!(
+                "{}\n",
+                json!({"prompt": format!("{n}: {}", "Say it. ".repeat(prompt)), "response": "It."})
+            )
+        };
+        std::fs::write(&path, (0..32).map(row).collect::<String>()).unwrap();
+        path
+    };
+    let (train, valid) = (file("train.jsonl", 1), file("valid.jsonl", 100));
+    let case = Case::new("sft", &train);
+    let student = learning::student(&case, "student", 256, 8);
+    let valid = format!("data.valid={:?}", valid.display().to_string());
+    let settings =
+        [student.as_str(), "train.steps=1", "train.batch=1", "data.max_prompt=200", valid.as_str()];
+    let settings = [&settings[..], &["data.max_response=16"]].concat();
+    let of = |more: &[&str]| plan(&case, &[&settings[..], more].concat())["memory"].as_u64().unwrap() as f64;
+    let (predicted, without) = (of(&[]), of(&["eval.prompts=0"]));
+    let held = case.good("run", &settings, &[]).peak as f64;
+    eprintln!("replies: predicted {} MiB, held {} MiB", predicted as u64 >> 20, held as u64 >> 20);
+    assert!(without < 0.9 * predicted, "replies matter here: {without} without them, {predicted}");
+    assert!((predicted / held - 1.0).abs() < 0.25, "predicted {predicted}, held {held}");
 }
