@@ -91,8 +91,13 @@ fn show(plan: &Plan, common: &Common) -> Result<()> {
 fn counted(c: &Counts) -> String {
     let mut text =
         format!("{}, {} tokens, {} learnt", c.rows, count(c.tokens as i64), count(c.learnt as i64));
-    for (n, what) in [(c.shortened, "prompts shortened"), (c.cut, "responses cut"), (c.rejected, "bad rows")]
-    {
+    for (n, what) in [
+        (c.shortened, "prompts shortened"),
+        (c.cut, "responses cut"),
+        (c.left_out, "replies left out"),
+        (c.last_alone, "conversations learnt by their last reply"),
+        (c.rejected, "bad rows"),
+    ] {
         if n > 0 {
             text += &format!(", {n} {what}");
         }

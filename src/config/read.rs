@@ -8,7 +8,7 @@ use super::RunConfig;
 use super::raw::{Document, Node, Raw, Table, find, json_table};
 use super::section::{Section, as_number, located};
 use super::settings::{
-    Best, Data, Length, MicroBatch, Origin, Sampling, Schedule, Settings, Student, Train, Warmup,
+    Best, Data, Learn, Length, MicroBatch, Origin, Sampling, Schedule, Settings, Student, Train, Warmup,
 };
 use crate::error::{Error, Result};
 
@@ -130,6 +130,7 @@ fn data(file: &Path, top: &Table) -> Result<Data> {
         template: section.text("template")?.unwrap_or("auto".into()),
         max_prompt: section.count("max_prompt", 1)?.unwrap_or(256),
         max_response: section.count("max_response", 1)?.unwrap_or(256),
+        learn: section.choice("learn", &Learn::NAMES, Learn::Replies)?,
         sequence: section.count("sequence", 2)?.unwrap_or(1024),
         skip_invalid: section.flag("skip_invalid", false)?,
     };

@@ -50,11 +50,22 @@ pub struct Data {
     pub max_prompt: usize,
     /// The longest response in tokens, EOS in; a longer one is cut. Default 256.
     pub max_response: usize,
+    /// Which replies of a conversation are learnt. Default all.
+    pub learn: Learn,
     /// Tokens of a packed row. Default 1024.
     pub sequence: usize,
     /// Whether bad rows go into a rejects file in the run directory instead of stopping the run.
     /// Default false.
     pub skip_invalid: bool,
+}
+
+/// Which replies of a conversation are learnt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Learn {
+    /// All of them, each with the token that ends its turn.
+    Replies,
+    /// The last; what was said before it is its prompt.
+    Last,
 }
 
 /// How long a run is.
@@ -185,6 +196,16 @@ impl Schedule {
     /// Its name.
     pub fn name(self) -> &'static str {
         Self::NAMES.iter().find(|(_, s)| *s == self).map_or("", |(name, _)| name)
+    }
+}
+
+impl Learn {
+    /// The names.
+    pub const NAMES: [(&'static str, Learn); 2] = [("replies", Learn::Replies), ("last", Learn::Last)];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, l)| *l == self).map_or("", |(name, _)| name)
     }
 }
 

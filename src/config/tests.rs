@@ -50,6 +50,7 @@ fn mistakes_name_their_line() {
         (with("train", "batch = 0"), "train.batch: expected a whole number from 1 on, found 0"),
         (with("train", "micro_batch = \"big\""), "train.micro_batch: expected \"auto\""),
         (with("train", "min_lr = 1.0"), "train.min_lr: expected at most lr"),
+        (with("data", "learn = \"all\""), "run.toml:6: data.learn: expected replies, last, found \"all\""),
         (with("data", "max_promt = 3"), "did you mean data.max_prompt?"),
         (format!("{SMALL}[studnet]\nmodel = \"x\"\n"), "did you mean student?"),
         (format!("{SMALL}[kd]\nratio = 2\n"), "run.toml:10: kd.ratio: expected 0 to 1, found 2"),

@@ -78,6 +78,7 @@ fn tables(config: &RunConfig) -> Result<Vec<(String, Vec<Line>)>> {
             line("template", quoted(&d.template)),
             line("max_prompt", d.max_prompt.to_string()),
             line("max_response", d.max_response.to_string()),
+            line("learn", quoted(d.learn.name())),
             line("sequence", d.sequence.to_string()),
             line("skip_invalid", d.skip_invalid.to_string()),
         ],

@@ -275,7 +275,7 @@ impl Packed {
             ids.extend(self.documents.part(laid.order[document] as usize, from, most));
             at += (ids.len() - before) as u64;
         }
-        Example { ids, from: 1 }
+        Example { ids, from: 1, ..Example::default() }
     }
 
     /// Lays an epoch's documents out, and answers where it stands among those kept.

@@ -33,11 +33,15 @@ impl Micro {
             for (slot, &id) in slots.iter_mut().zip(inputs) {
                 *slot = i64::from(id);
             }
-            let from = example.from.max(1);
-            targets.extend(example.ids.iter().skip(from).map(|&id| i64::from(id)));
-            spans.push((from - 1, example.targets()));
+            let mut stretches = Vec::new();
+            for learnt in example.learnt() {
+                // The state that predicts a token stands before it.
+                stretches.push((learnt.start - 1, learnt.len()));
+                targets.extend(example.ids[learnt].iter().map(|&id| i64::from(id)));
+            }
+            spans.push(stretches);
         }
-        let rows = Rows::new(width, spans)?;
+        let rows = Rows::of_stretches(width, spans)?;
         let ids_bt = Tensor::f_from_slice(&ids)?.f_view([examples.len() as i64, width as i64])?;
         Ok(Micro {
             ids_bt: ids_bt.f_to_device(device)?,
@@ -59,7 +63,12 @@ mod tests {
 
     #[test]
     fn states_stand_before_what_they_predict() {
-        let rows = [Example { ids: vec![5, 6, 7, 8], from: 2 }, Example { ids: vec![9, 4], from: 1 }];
+        let example = |ids: &[u32], from, given: &[std::ops::Range<usize>]| Example {
+            ids: ids.to_vec(),
+            from,
+            given: given.to_vec(),
+        };
+        let rows = [example(&[5, 6, 7, 8], 2, &[]), example(&[9, 4], 1, &[])];
         let micro = Micro::of(&rows.iter().collect::<Vec<_>>(), Device::Cpu).unwrap();
         let ids: Vec<i64> = micro.ids_bt.flatten(0, 1).try_into().unwrap();
         assert_eq!(ids, [5, 6, 7, 9, 0, 0]);
@@ -67,5 +76,11 @@ mod tests {
         let seen: Vec<i64> = micro.rows.pack(&micro.ids_bt).unwrap().try_into().unwrap();
         assert_eq!(seen, [6, 7, 9], "the states of these tokens are scored");
         assert_eq!((micro.lengths.clone(), micro.tokens()), (vec![2, 1], 3));
+        // Two replies, and what is said between them.
+        let talk = [example(&[1, 2, 3, 4, 5, 6, 7], 2, &[4..6, 6..7]), example(&[8, 9], 1, &[])];
+        let micro = Micro::of(&talk.iter().collect::<Vec<_>>(), Device::Cpu).unwrap();
+        assert_eq!(Vec::<i64>::try_from(&micro.targets_n).unwrap(), [3, 4, 9]);
+        let seen: Vec<i64> = micro.rows.pack(&micro.ids_bt).unwrap().try_into().unwrap();
+        assert_eq!((seen, micro.lengths), (vec![2, 3, 8], vec![2, 1]));
     }
 }

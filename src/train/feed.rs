@@ -9,7 +9,7 @@ use super::replies::{self, Asked};
 use super::setup::Material;
 use crate::checkpoint::RunDir;
 use crate::config::RunConfig;
-use crate::data::{Corpus, Example, Need, Packed, Preparation, Sampler, TokenFile};
+use crate::data::{Corpus, Counts, Example, Need, Packed, Preparation, Sampler, TokenFile};
 use crate::error::{Error, Result};
 use crate::text::TemplateChoice;
 
@@ -72,6 +72,28 @@ pub fn check_sequence(config: &RunConfig, context: usize) -> Result<()> {
     Err(config.blame("data.sequence", e.expected(format!("at most {context}")).found(sequence)))
 }
 
+/// Says what had to be changed in the rows.
+fn tell(counts: Counts) {
+    let Counts { rows, shortened, cut, left_out, last_alone, .. } = counts;
+    for (n, what) in [
+        (shortened, "prompts were longer than data.max_prompt: their instructions are shortened"),
+        (cut, "responses were longer than data.max_response: they are cut, and get no EOS"),
+        (
+            last_alone,
+            "conversations have replies that the template does not tell apart: their last is learnt",
+        ),
+    ] {
+        if n > 0 {
+            tracing::warn!("{n} of {rows} {what}");
+        }
+    }
+    if left_out > 0 {
+        tracing::warn!(
+            "{left_out} replies are left out: conversations keep data.max_prompt + data.max_response tokens"
+        );
+    }
+}
+
 /// A file of the run's cache.
 pub fn cache(dir: &RunDir, name: &str) -> Result<PathBuf> {
     let folder = crate::store::Folder::create(dir.path().join("cache"))?;
@@ -103,24 +125,11 @@ impl Feed {
             context: material.context,
             vocabulary: material.vocabulary,
             need: if source == Source::Teacher { Need::Prompts } else { Need::Responses },
+            learn: settings.data.learn,
             rejects: settings.data.skip_invalid.then_some(dir.path()),
         };
         let mut file = preparation.run(&cache(dir, "train")?)?;
-        let counts = file.counts();
-        if counts.shortened > 0 {
-            tracing::warn!(
-                "{} of {} prompts were longer than data.max_prompt: their instructions are shortened",
-                counts.shortened,
-                counts.rows
-            );
-        }
-        if counts.cut > 0 {
-            tracing::warn!(
-                "{} of {} responses were longer than data.max_response: they are cut, and get no EOS",
-                counts.cut,
-                counts.rows
-            );
-        }
+        tell(file.counts());
         if source == Source::Teacher {
             let asked = Asked { config, material, prompts: &file, fingerprint: preparation.fingerprint()? };
             file = replies::of_teacher(&asked, &cache(dir, "replies")?, watch)?;

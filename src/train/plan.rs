@@ -121,6 +121,7 @@ fn rows(config: &RunConfig, parts: &Parts, plan: &mut Plan) -> Result<Option<(us
         context: parts.context,
         vocabulary: parts.vocabulary,
         need,
+        learn: data.learn,
         rejects,
     };
     if !data.valid.is_empty() {

@@ -14,6 +14,7 @@ mod optimizer;
 mod runs;
 #[path = "../support/mod.rs"]
 mod support;
+mod talks;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
