@@ -2,8 +2,9 @@
 //! `store`, `weights`, `optim`, `model`.
 //!
 //! `checkpoints/step-N/` is a model folder (the float32 masters, with config and tokenizer) with
-//! `optimizer.safetensors` (both moments by parameter name) and `state.json` (counters, the sampler's
-//! place, the policy's own state, how long metrics.jsonl is). It is written under a hidden name; then
+//! `optimizer.safetensors` (both moments by parameter name), `adapters.safetensors` where LoRA learns (the model's
+//! weights are then merged ones), and `state.json` (counters, the sampler's place, the policy's own state, how long
+//! metrics.jsonl is). It is written under a hidden name; then
 //! `manifest.json` with sizes and digests is written in it; then it takes its name. What was saved last
 //! and verifies is what a run resumes from.
 
@@ -29,6 +30,7 @@ use manifest::Manifest;
 const LONGEST: u64 = 1 << 30;
 const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
+const ADAPTERS: &str = "adapters.safetensors";
 
 /// What a run is beside its weights and moments.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -58,6 +60,8 @@ pub struct State {
     pub best: Option<(f64, u64)>,
     /// What the policy itself has to keep.
     pub policy: Value,
+    /// The digest of the weights that adapters stand on, where there are adapters.
+    pub base: Option<String>,
 }
 
 /// A run directory, held by this process alone.
@@ -103,12 +107,14 @@ impl RunDir {
         self.checkpoints().join(format!("step-{step}"))
     }
 
-    /// Saves a checkpoint: `weights` are the masters by name.
+    /// Saves a checkpoint: `weights` are the masters by name, adapters merged into them; those by themselves are in
+    /// `adapters`, of which there may be none.
     pub fn save(
         &self,
         state: &State,
         files: &ModelFiles,
         weights: &[(String, Tensor)],
+        adapters: &[(String, Tensor)],
         optimizer: &Optimizer,
     ) -> Result<()> {
         let target = self.step_folder(state.step);
@@ -119,6 +125,9 @@ impl RunDir {
         let folder = staged.folder();
         files.write(folder, Dtype::F32)?;
         write_tensors_to(folder, "model.safetensors", weights, Dtype::F32)?;
+        if !adapters.is_empty() {
+            write_tensors_to(folder, ADAPTERS, adapters, Dtype::F32)?;
+        }
         write_tensors_to(folder, OPTIMIZER, &optimizer.state(), Dtype::F32)?;
         let json = serde_json::to_vec(state).map_err(|e| Error::bug("JSON cannot be written").found(e))?;
         folder.write_bytes(STATE, &json)?;
@@ -203,6 +212,11 @@ impl Checkpoint {
         let state =
             serde_json::from_slice(&bytes).map_err(|e| Error::data("not a state").file(&file).found(e))?;
         Ok(Checkpoint { path: path.to_path_buf(), state })
+    }
+
+    /// The adapters of a run that has some.
+    pub fn adapters(&self) -> Result<Vec<(String, Tensor)>> {
+        folder::read_tensors(&self.path.join(ADAPTERS))
     }
 
     /// Gives the optimizer its moments back.

@@ -33,6 +33,19 @@ pub enum Origin {
 pub struct Student {
     /// Its weights.
     pub model: Origin,
+    /// `[student.lora]`: changes of low rank learn, and the weights stay. Default none.
+    pub lora: Option<Lora>,
+}
+
+/// `[student.lora]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lora {
+    /// The rank of the changes. Default 8.
+    pub rank: usize,
+    /// They are scaled by this over the rank. Default twice the rank.
+    pub alpha: f64,
+    /// What is changed: `attention`, `mlp`, or projections as the model calls them. Default both.
+    pub targets: Vec<String>,
 }
 
 /// `[data]`

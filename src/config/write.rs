@@ -65,6 +65,14 @@ fn tables(config: &RunConfig) -> Result<Vec<(String, Vec<Line>)>> {
         (String::new(), vec![line("policy", quoted(config.entry.name)), line("seed", s.seed.to_string())]),
         ("student".into(), vec![line("model", model)]),
     ];
+    if let Some(lora) = &s.student.lora {
+        let lines = vec![
+            line("rank", lora.rank.to_string()),
+            line("alpha", float(lora.alpha)),
+            line("targets", list(&lora.targets, |target| quoted(target))),
+        ];
+        all.push(("student.lora".into(), lines));
+    }
     if let Some(teacher) = &s.teacher {
         all.push(("teacher".into(), vec![line("model", quoted(teacher))]));
     }

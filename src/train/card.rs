@@ -23,6 +23,11 @@ pub fn text(config: &RunConfig, state: &State, name: &str) -> String {
         ("Updates", format!("{}, {} tokens", state.step, state.tokens)),
         ("Seed", settings.seed.to_string()),
     ];
+    if let Some(lora) = &settings.student.lora {
+        let text =
+            format!("rank {}, alpha {}, on {}; merged", lora.rank, lora.alpha, lora.targets.join(", "));
+        rows.push(("LoRA", plain(&text)));
+    }
     if let Some((loss, step)) = state.best {
         rows.push(("Lowest validation loss", format!("{loss:.4} nats a token, after update {step}")));
     }

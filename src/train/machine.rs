@@ -33,6 +33,8 @@ pub struct Sizes {
     pub vocabulary: u64,
     /// The longest row.
     pub longest: usize,
+    /// Parameters of adapters, where they learn in the student's place.
+    pub adapters: Option<u64>,
 }
 
 /// How an update is cut, and whether blocks are computed twice.
@@ -81,7 +83,11 @@ impl Sizes {
         let update = self.activations(tokens as u64, recompute) + self.head();
         // A tensor is written from a copy of its bytes.
         let save = 4 * n(self.student.vocabulary) * n(self.student.hidden);
-        PROCESS + self.state() + teacher + update.max(save)
+        // Adapters are merged into a copy of the weights, made of those in float32 where the run computes in
+        // another type. What the update held is not given back before: its pieces are small.
+        let copies = if self.kind == Kind::Float { 4 } else { 8 };
+        let merged = self.adapters.map_or(0, |_| copies * self.parameters);
+        PROCESS + self.state() + teacher + update.max(save) + merged
     }
 
     fn size(&self) -> u64 {
@@ -89,9 +95,12 @@ impl Sizes {
     }
 
     /// Masters, what is computed with where it is another, gradients, their sums, both moments, and the sums
-    /// of the head's.
+    /// of the head's; where adapters learn, all that of them, and the student as it is read.
     fn state(&self) -> u64 {
         let copy = if self.kind == Kind::Float { 0 } else { self.size() };
+        if let Some(adapters) = self.adapters {
+            return self.parameters * self.size() + adapters * (4 + copy + self.size() + 4 + 8);
+        }
         let head = 4 * n(self.student.vocabulary) * n(self.student.head_input);
         self.parameters * (4 + copy + self.size() + 4 + 8) + head
     }
@@ -153,7 +162,15 @@ mod tests {
         std::fs::write(dir.path().join("config.json"), config).unwrap();
         let student = crate::model::read_design(dir.path()).unwrap().shape().clone();
         let (kind, vocabulary) = (Kind::BFloat16, 49_152);
-        Sizes { student, parameters: 134_515_008, teacher: None, kind, vocabulary, longest: 512 }
+        Sizes {
+            student,
+            parameters: 134_515_008,
+            teacher: None,
+            kind,
+            vocabulary,
+            longest: 512,
+            adapters: None,
+        }
     }
 
     fn train(set: &[&str]) -> Train {

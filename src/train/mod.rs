@@ -5,6 +5,7 @@
 //! and their gradients add up, and are divided once, by what the update counted in all: no cut can
 //! change an update but in its rounding.
 
+mod adapters;
 mod batch;
 mod card;
 mod evaluate;
@@ -95,12 +96,11 @@ pub fn run(
     let dir = RunDir::take(out)?;
     let saved = if options.resume { dir.newest()? } else { None };
     setup::same_run(&config, &dir, saved.is_some())?;
-    let mut material = Material::load(&config, options, saved.as_ref().map(|s| s.path.as_path()))?;
+    let mut material = Material::load(&config, options, saved.as_ref())?;
     let feed = Feed::prepare(&config, &material, &dir, policy.as_ref(), watch)?;
     let evaluation = Evaluation::prepare(&config, &material, &dir)?;
     let steps = steps(&config.settings.train, feed.rows(), feed.batch());
-    let mut optimizer =
-        Optimizer::new(material.student.params(), optimizer_settings(&config.settings.train))?;
+    let mut optimizer = Optimizer::new(material.learnt(), optimizer_settings(&config.settings.train))?;
     let state = match &saved {
         Some(checkpoint) => {
             checkpoint.restore(&mut optimizer)?;
@@ -245,7 +245,9 @@ impl Loop {
         self.state.taken = self.feed.taken();
         self.state.updates = self.optimizer.updates();
         self.state.policy = self.updater.policy().state();
-        self.dir.save(&self.state, &self.material.files, &self.material.weights(), &self.optimizer)?;
+        let (weights, adapters) = (self.material.weights()?, self.material.adapters());
+        self.state.base = self.material.base();
+        self.dir.save(&self.state, &self.material.files, &weights, &adapters, &self.optimizer)?;
         self.saved_at = Some(step);
         self.dir.keep(train.keep)
     }
@@ -305,7 +307,7 @@ impl Loop {
 
     fn write_model(&self, name: &str, dtype: Dtype) -> Result<()> {
         let card = card::text(&self.config, &self.state, name);
-        self.dir.write_model(name, &self.material.files, &self.material.weights(), dtype, &card)?;
+        self.dir.write_model(name, &self.material.files, &self.material.weights()?, dtype, &card)?;
         Ok(())
     }
 }

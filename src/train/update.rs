@@ -42,9 +42,10 @@ pub struct Told {
 #[derive(Debug)]
 pub struct Updater {
     policy: Box<dyn Policy>,
-    /// Float32, one a parameter.
+    /// Float32, one a parameter that learns.
     sums: Vec<Tensor>,
-    head: HeadPlace,
+    /// None where the head does not learn.
+    head: Option<HeadPlace>,
     cut: Cut,
 }
 
@@ -59,10 +60,10 @@ struct HeadPlace {
 impl Updater {
     /// Room for the gradients of the student.
     pub fn new(material: &Material, policy: Box<dyn Policy>, cut: Cut) -> Result<Self> {
-        let student = &material.student;
         let sums: Vec<Tensor> =
-            student.params().masters().iter().map(|t| Ok(t.f_zeros_like()?)).collect::<Result<_>>()?;
-        Ok(Updater { policy, sums, head: HeadPlace::of(student)?, cut })
+            material.learnt().masters().iter().map(|t| Ok(t.f_zeros_like()?)).collect::<Result<_>>()?;
+        let head = material.adapted.is_none().then(|| HeadPlace::of(&material.student)).transpose()?;
+        Ok(Updater { policy, sums, head, cut })
     }
 
     /// The policy.
@@ -96,19 +97,19 @@ impl Updater {
         }
         .max(1) as f64;
         native::zero_all(&self.sums)?;
-        self.head.clear()?;
+        self.head.iter().try_for_each(HeadPlace::clear)?;
         let lengths: Vec<usize> = examples.iter().map(|e| e.ids.len()).collect();
         let mut sums = Sums::default();
         for group in by_length(&lengths, self.cut) {
             let rows: Vec<&Example> = group.iter().map(|&row| &examples[row]).collect();
             self.micro(material, &rows, divisor, &mut sums)?;
         }
-        self.head.add(&self.sums, 1.0 / divisor)?;
+        self.head.iter().try_for_each(|head| head.add(&self.sums, 1.0 / divisor))?;
         let (loss, terms) = sums.read(divisor)?;
         let outcome =
             if loss.is_finite() { optimizer.step(&self.sums, lr)? } else { Outcome::Skipped(f64::NAN) };
         if let Outcome::Done(_) = outcome {
-            material.student.params().publish()?;
+            material.learnt().publish()?;
         }
         Ok(Told { outcome, loss, terms, tokens, rows: examples.len(), time: begun.elapsed() })
     }
@@ -132,12 +133,15 @@ impl Updater {
             signals: &[],
             vocabulary: material.vocabulary as i64,
             barred: None,
-            want: Want::Head(&mut self.head.grads),
+            want: match &mut self.head {
+                Some(head) => Want::Head(&mut head.grads),
+                None => Want::Hidden,
+            },
         };
         let scored = self.policy.score(view)?;
         let grad = scored.grad.as_ref().ok_or_else(|| Error::bug("a loss without a gradient"))?;
         native::backward(&[hidden_nd], &[grad.f_mul_scalar(1.0 / divisor)?], false)?;
-        student.params().collect_grads(&self.sums)?;
+        material.learnt().collect_grads(&self.sums)?;
         sums.add(&scored.names, scored.loss, scored.sums_k)
     }
 }

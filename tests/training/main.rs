@@ -10,6 +10,7 @@ mod data;
 mod dry;
 mod golden;
 mod learning;
+mod lora;
 mod optimizer;
 mod runs;
 #[path = "../support/mod.rs"]
