@@ -8,7 +8,8 @@ use super::RunConfig;
 use super::raw::{Document, Node, Raw, Table, find, json_table};
 use super::section::{Section, as_number, located};
 use super::settings::{
-    Best, Data, Learn, Length, Lora, MicroBatch, Origin, Sampling, Schedule, Settings, Student, Train, Warmup,
+    Best, Data, DocumentAttention, Learn, Length, Lora, MicroBatch, Origin, Sampling, Schedule, Settings,
+    Student, Train, Warmup,
 };
 use crate::error::{Error, Result};
 
@@ -148,6 +149,11 @@ fn data(file: &Path, top: &Table) -> Result<Data> {
         max_response: section.count("max_response", 1)?.unwrap_or(256),
         learn: section.choice("learn", &Learn::NAMES, Learn::Replies)?,
         sequence: section.count("sequence", 2)?.unwrap_or(1024),
+        document_attention: section.choice(
+            "document_attention",
+            &DocumentAttention::NAMES,
+            DocumentAttention::Packed,
+        )?,
         skip_invalid: section.flag("skip_invalid", false)?,
     };
     section.finish()?;

@@ -67,6 +67,8 @@ pub struct Data {
     pub learn: Learn,
     /// Tokens of a packed row. Default 1024.
     pub sequence: usize,
+    /// What the tokens of a packed row see. Default packed.
+    pub document_attention: DocumentAttention,
     /// Whether bad rows go into a rejects file in the run directory instead of stopping the run.
     /// Default false.
     pub skip_invalid: bool,
@@ -79,6 +81,15 @@ pub enum Learn {
     Replies,
     /// The last; what was said before it is its prompt.
     Last,
+}
+
+/// What the tokens of a packed row see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DocumentAttention {
+    /// All that stands before them in the row.
+    Packed,
+    /// What stands before them in their own document, whose positions begin at 0.
+    Own,
 }
 
 /// How long a run is.
@@ -209,6 +220,17 @@ impl Schedule {
     /// Its name.
     pub fn name(self) -> &'static str {
         Self::NAMES.iter().find(|(_, s)| *s == self).map_or("", |(name, _)| name)
+    }
+}
+
+impl DocumentAttention {
+    /// The names.
+    pub const NAMES: [(&'static str, DocumentAttention); 2] =
+        [("packed", DocumentAttention::Packed), ("own", DocumentAttention::Own)];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, a)| *a == self).map_or("", |(name, _)| name)
     }
 }
 

@@ -68,6 +68,10 @@ fn mistakes_name_their_line() {
             SMALL.replace("\"models/student\"", "{ config = \"c.json\" }\nlora = { rank = 2 }"),
             "run.toml:5: student.lora: expected a student.model with weights",
         ),
+        (
+            with("data", "document_attention = true"),
+            "run.toml:6: data.document_attention: expected packed, own",
+        ),
         (with("data", "max_promt = 3"), "did you mean data.max_prompt?"),
         (format!("{SMALL}[studnet]\nmodel = \"x\"\n"), "did you mean student?"),
         (format!("{SMALL}[kd]\nratio = 2\n"), "run.toml:10: kd.ratio: expected 0 to 1, found 2"),

@@ -88,6 +88,7 @@ fn tables(config: &RunConfig) -> Result<Vec<(String, Vec<Line>)>> {
             line("max_response", d.max_response.to_string()),
             line("learn", quoted(d.learn.name())),
             line("sequence", d.sequence.to_string()),
+            line("document_attention", quoted(d.document_attention.name())),
             line("skip_invalid", d.skip_invalid.to_string()),
         ],
     ));

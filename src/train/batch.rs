@@ -59,7 +59,47 @@ impl Micro {
 
 #[cfg(test)]
 mod tests {
+    use super::super::update::states;
     use super::*;
+    use crate::data::tokens::{Origin, Writer};
+    use crate::data::{Packed, TokenFile};
+    use crate::model::{CausalLm, LoadOptions};
+
+    /// Documents of a packed row go through a model side by side, and each has the states that it has alone: in every
+    /// architecture, with positions that are learnt or turned, and with windows.
+    #[test]
+    fn documents_of_a_packed_row_do_not_see_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("documents.tokens");
+        let mut writer = Writer::create(&path).unwrap();
+        for length in [5, 2, 9, 1, 12, 3] {
+            let ids: Vec<u32> = (0..length).map(|n| (n * 7 + length) % 40).collect();
+            writer.add(&ids, 0, Origin { file: 0, line: 1 }).unwrap();
+        }
+        writer.finish("x").unwrap();
+        let mut packed = Packed::new(TokenFile::open_any(&path).unwrap(), 24, None, 3);
+        let (row, pieces) = (packed.row(0), packed.pieces(0));
+        assert!(pieces.len() >= 3);
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
+        let mut checked = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let model = CausalLm::load(&path, LoadOptions::default()).unwrap();
+            let of =
+                |examples: &[&Example]| states(&model, &Micro::of(examples, Device::Cpu).unwrap()).unwrap();
+            let together = of(&pieces.iter().collect::<Vec<_>>());
+            let alone = Tensor::cat(&pieces.iter().map(|piece| of(&[piece])).collect::<Vec<_>>(), 0);
+            let off = (&together - &alone).abs().max().double_value(&[]);
+            assert!(off < 1e-5, "{}: {off}", path.display());
+            // Packed they do see each other: the last document has other states.
+            let many = pieces[pieces.len() - 1].targets() as i64;
+            let last = |states: Tensor| states.narrow(0, states.size()[0] - many, many);
+            let last = last(of(&[&row])) - last(alone);
+            assert!(last.abs().max().double_value(&[]) > 1e-2, "{}", path.display());
+            checked += 1;
+        }
+        assert!(checked >= 12, "{checked}");
+    }
 
     #[test]
     fn states_stand_before_what_they_predict() {

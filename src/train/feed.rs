@@ -8,7 +8,8 @@ use super::Watch;
 use super::replies::{self, Asked};
 use super::setup::Material;
 use crate::checkpoint::RunDir;
-use crate::config::RunConfig;
+use crate::config::{DocumentAttention, RunConfig};
+use crate::data::sampler::Cut;
 use crate::data::{Corpus, Counts, Example, Need, Packed, Preparation, Sampler, TokenFile};
 use crate::error::{Error, Result};
 use crate::text::TemplateChoice;
@@ -42,6 +43,8 @@ pub enum Feed {
         batch: usize,
         /// Rows taken so far.
         taken: u64,
+        /// Whether documents go through the models each by itself.
+        apart: bool,
     },
 }
 
@@ -145,7 +148,8 @@ impl Feed {
         let documents = corpus.run(&cache(dir, "corpus")?)?;
         let packed = Packed::new(documents, data.sequence, corpus.bos(), config.settings.seed);
         let batch = train.batch.min(packed.rows());
-        Ok(Feed::Packed { packed, batch, taken: 0 })
+        let apart = data.document_attention == DocumentAttention::Own;
+        Ok(Feed::Packed { packed, batch, taken: 0, apart })
     }
 
     /// Rows an epoch.
@@ -172,7 +176,16 @@ impl Feed {
         }
     }
 
-    /// The next update's rows.
+    /// How updates are cut: documents that go by themselves are as many together as have the tokens of the rows
+    /// that were asked for.
+    pub fn cut(&self, cut: Cut) -> Cut {
+        match (self, cut) {
+            (Feed::Packed { packed, apart: true, .. }, Cut::Rows(rows)) => Cut::Tokens(rows * packed.width()),
+            _ => cut,
+        }
+    }
+
+    /// The next update's rows; of packed text whose documents go by themselves, those.
     pub fn next_batch(&mut self) -> Batch {
         match self {
             Feed::Rows { file, sampler, .. } => {
@@ -180,9 +193,14 @@ impl Feed {
                 let examples = rows.iter().map(|&row| file.example(row)).collect();
                 Batch { examples, numbers: rows.into_iter().map(|row| row as u64).collect() }
             }
-            Feed::Packed { packed, batch, taken } => {
+            Feed::Packed { packed, batch, taken, apart } => {
                 let numbers: Vec<u64> = (*taken..*taken + *batch as u64).collect();
                 *taken += *batch as u64;
+                if *apart {
+                    let pieces = |n| packed.pieces(n).into_iter().map(move |piece| (piece, n));
+                    let (examples, numbers) = numbers.into_iter().flat_map(pieces).unzip();
+                    return Batch { examples, numbers };
+                }
                 Batch { examples: numbers.iter().map(|&n| packed.row(n)).collect(), numbers }
             }
         }

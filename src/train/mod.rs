@@ -112,7 +112,7 @@ pub fn run(
     let journal = Journal::open(&dir, &state)?;
     let cutting = material.cutting(&config, &feed, policy.as_ref());
     material.student.set_recompute(cutting.recompute);
-    let updater = Updater::new(&material, policy, cutting.cut)?;
+    let updater = Updater::new(&material, policy, feed.cut(cutting.cut))?;
     let saved_at = saved.map(|s| s.state.step);
     let mut training =
         Loop { config, material, dir, feed, evaluation, optimizer, updater, journal, state, steps, saved_at };
