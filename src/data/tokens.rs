@@ -284,7 +284,8 @@ mod tests {
         writer.add(&[1, 2, 3], 1, NOWHERE).unwrap();
         writer.add(&[], 0, NOWHERE).unwrap();
         writer.add(&[7, 70_000], 0, Origin { file: 2, line: 9 }).unwrap();
-        writer.add_talk(&[1, 2, 3, 4, 5, 6], 2, &[3..5], NOWHERE).unwrap();
+        let given: Vec<Range<usize>> = std::iter::once(3..5).collect();
+        writer.add_talk(&[1, 2, 3, 4, 5, 6], 2, &given, NOWHERE).unwrap();
         writer.counts().cut = 1;
         let counts = writer.finish("abc").unwrap();
         assert_eq!((counts.rows, counts.tokens, counts.learnt, counts.cut), (4, 11, 5, 1));
@@ -292,7 +293,7 @@ mod tests {
         assert_eq!(file.counts(), counts);
         assert_eq!(file.example(0), Example { ids: vec![1, 2, 3], from: 1, ..Example::default() });
         assert_eq!(file.example(2), Example { ids: vec![7, 70_000], from: 1, ..Example::default() });
-        let talk = Example { ids: vec![1, 2, 3, 4, 5, 6], from: 2, given: std::iter::once(3..5).collect() };
+        let talk = Example { ids: vec![1, 2, 3, 4, 5, 6], from: 2, given };
         assert_eq!(file.example(3), talk);
         assert_eq!(file.part(3, 3, 2).collect::<Vec<_>>(), [4, 5], "the mark is no part of an id");
         assert_eq!(file.part(0, 1, 1).collect::<Vec<_>>(), [2]);
