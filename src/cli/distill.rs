@@ -59,7 +59,7 @@ fn show(plan: &Plan, common: &Common) -> Result<()> {
     let mut answer = Out::stdout();
     if common.json {
         answer.json(&json!({
-            "run": plan.out, "params": plan.parameters, "teacher_params": plan.teacher_parameters,
+            "run": plan.out, "params": plan.parameters, "adapter_params": plan.adapters, "teacher_params": plan.teacher_parameters,
             "rows": plan.rows, "valid": plan.valid, "steps": plan.steps,
             "tokens_at_once": plan.at_once.map(|(tokens, _)| tokens),
             "recompute": plan.at_once.map(|(_, twice)| twice),
@@ -70,6 +70,7 @@ fn show(plan: &Plan, common: &Common) -> Result<()> {
     }
     let mut rows = vec![("run directory", plan.out.display().to_string())];
     rows.push(("student", format!("{} parameters", count(plan.parameters as i64))));
+    rows.extend(plan.adapters.map(|n| ("adapters", format!("{} parameters, which learn", count(n as i64)))));
     rows.extend(plan.teacher_parameters.map(|n| ("teacher", format!("{} parameters", count(n as i64)))));
     for (what, counts) in [("rows", plan.rows), ("held-out rows", plan.valid)] {
         rows.extend(counts.map(|c| (what, counted(&c))));
@@ -92,8 +93,13 @@ fn show(plan: &Plan, common: &Common) -> Result<()> {
 fn counted(c: &Counts) -> String {
     let mut text =
         format!("{}, {} tokens, {} learnt", c.rows, count(c.tokens as i64), count(c.learnt as i64));
-    for (n, what) in [(c.shortened, "prompts shortened"), (c.cut, "responses cut"), (c.rejected, "bad rows")]
-    {
+    for (n, what) in [
+        (c.shortened, "prompts shortened"),
+        (c.cut, "responses cut"),
+        (c.left_out, "replies left out"),
+        (c.last_alone, "conversations learnt by their last reply"),
+        (c.rejected, "bad rows"),
+    ] {
         if n > 0 {
             text += &format!(", {n} {what}");
         }

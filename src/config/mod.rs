@@ -30,7 +30,8 @@ use retort_policies::{Entry, Policy, Table};
 use crate::error::{Error, Result};
 use raw::{Document, Place};
 pub use settings::{
-    Best, Data, Eval, Length, MicroBatch, Origin, Sampling, Schedule, Settings, Student, Train, Warmup,
+    Best, Data, DocumentAttention, Eval, Learn, Length, Lora, MicroBatch, Origin, Sampling, Schedule,
+    Settings, Student, Train, Warmup,
 };
 
 /// A run's configuration, checked.

@@ -8,7 +8,8 @@ use super::RunConfig;
 use super::raw::{Document, Node, Raw, Table, find, json_table};
 use super::section::{Section, as_number, located};
 use super::settings::{
-    Best, Data, Eval, Length, MicroBatch, Origin, Sampling, Schedule, Settings, Student, Train, Warmup,
+    Best, Data, DocumentAttention, Eval, Learn, Length, Lora, MicroBatch, Origin, Sampling, Schedule,
+    Settings, Student, Train, Warmup,
 };
 use crate::error::{Error, Result};
 
@@ -107,8 +108,24 @@ fn student(file: &Path, top: &Table) -> Result<Student> {
         }
         Some(_) => return Err(section.wrong("model", wanted)),
     };
+    let lora = section.inside("lora", "student.lora")?;
+    let lora = if lora.is_there() { Some(lora_of(lora)?) } else { None };
     section.finish()?;
-    Ok(Student { model })
+    Ok(Student { model, lora })
+}
+
+fn lora_of(mut section: Section<'_>) -> Result<Lora> {
+    let rank = section.count("rank", 1)?.unwrap_or(8);
+    let alpha = section.number("alpha", 2.0 * rank as f64, "a number above 0", |x| x > 0.0)?;
+    let mut targets = section.texts("targets")?;
+    if targets.is_empty() {
+        if section.node("targets").is_some() {
+            return Err(section.wrong("targets", "attention, mlp or names of projections"));
+        }
+        targets = ["attention", "mlp"].map(String::from).to_vec();
+    }
+    section.finish()?;
+    Ok(Lora { rank, alpha, targets })
 }
 
 fn teacher(file: &Path, top: &Table) -> Result<Option<String>> {
@@ -133,7 +150,13 @@ fn data(file: &Path, top: &Table) -> Result<Data> {
         template: section.text("template")?.unwrap_or("auto".into()),
         max_prompt: section.count("max_prompt", 1)?.unwrap_or(256),
         max_response: section.count("max_response", 1)?.unwrap_or(256),
+        learn: section.choice("learn", &Learn::NAMES, Learn::Replies)?,
         sequence: section.count("sequence", 2)?.unwrap_or(1024),
+        document_attention: section.choice(
+            "document_attention",
+            &DocumentAttention::NAMES,
+            DocumentAttention::Packed,
+        )?,
         skip_invalid: section.flag("skip_invalid", false)?,
     };
     section.finish()?;
@@ -267,6 +290,11 @@ fn fitting(config: &RunConfig) -> Result<()> {
     let teaches = plan.teacher || plan.rollout || plan.corpus_teacher || needs_replies(&source);
     if teaches && settings.teacher.is_none() {
         return Err(missing(file, "teacher.model", &format!("a model folder: {name} has a teacher")));
+    }
+    if settings.student.lora.is_some() && matches!(settings.student.model, Origin::Config(_)) {
+        return Err(located(file, "student.lora", config.place("student.lora"))
+            .expected("a student.model with weights, which adapters leave as they are")
+            .found("random weights"));
     }
     let s = &settings.sampling;
     if plan.unfiltered {

@@ -65,6 +65,14 @@ fn tables(config: &RunConfig) -> Result<Vec<(String, Vec<Line>)>> {
         (String::new(), vec![line("policy", quoted(config.entry.name)), line("seed", s.seed.to_string())]),
         ("student".into(), vec![line("model", model)]),
     ];
+    if let Some(lora) = &s.student.lora {
+        let lines = vec![
+            line("rank", lora.rank.to_string()),
+            line("alpha", float(lora.alpha)),
+            line("targets", list(&lora.targets, |target| quoted(target))),
+        ];
+        all.push(("student.lora".into(), lines));
+    }
     if let Some(teacher) = &s.teacher {
         all.push(("teacher".into(), vec![line("model", quoted(teacher))]));
     }
@@ -78,7 +86,9 @@ fn tables(config: &RunConfig) -> Result<Vec<(String, Vec<Line>)>> {
             line("template", quoted(&d.template)),
             line("max_prompt", d.max_prompt.to_string()),
             line("max_response", d.max_response.to_string()),
+            line("learn", quoted(d.learn.name())),
             line("sequence", d.sequence.to_string()),
+            line("document_attention", quoted(d.document_attention.name())),
             line("skip_invalid", d.skip_invalid.to_string()),
         ],
     ));

@@ -51,13 +51,23 @@ pub struct CausalLm {
 impl CausalLm {
     /// Loads a model folder: config.json and safetensors, everything checked before it is used.
     pub fn load(folder: &Path, options: LoadOptions) -> Result<Self> {
+        Self::load_with(folder, options, |_, _| Ok(()))
+    }
+
+    /// The same, with something done to its tensors before the model is made of them.
+    pub fn load_with(
+        folder: &Path,
+        options: LoadOptions,
+        prepare: impl FnOnce(&dyn Design, &mut Params) -> Result<()>,
+    ) -> Result<Self> {
         let design = read_design(folder)?;
         let files = WeightFiles::open(folder)?;
         let plan = files.plan(&design.naming(), design.specs(), design.shape().tied)?;
         if options.check_finite {
             plan.check_finite()?;
         }
-        let params = Params::from_plan(&plan, options.kind, options.device, options.residence)?;
+        let mut params = Params::from_plan(&plan, options.kind, options.device, options.residence)?;
+        prepare(design.as_ref(), &mut params)?;
         Self::new(design, params, options.kind, options.device)
     }
 

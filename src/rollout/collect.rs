@@ -109,7 +109,7 @@ impl Collector<'_> {
 
     fn experience(&self, prompt: &Prompt, reply: Reply) -> Result<Experience> {
         let ids: Vec<u32> = prompt.ids.iter().chain(&reply.ids).copied().collect();
-        let example = Example { from: prompt.ids.len(), ids };
+        let example = Example { from: prompt.ids.len(), ids, given: Vec::new() };
         let (teacher, states) = match reply.teacher {
             Some(heard) => (heard.logprobs, heard.states),
             None => (Vec::new(), None),

@@ -65,7 +65,7 @@ pub fn restore(kept: Kept, tensors: &[(String, Tensor)], device: Device) -> Resu
     let mut start = 0;
     let mut experiences = Vec::with_capacity(kept.rows.len());
     for row in kept.rows {
-        let example = Example { ids: row.ids, from: row.from };
+        let example = Example { ids: row.ids, from: row.from, given: Vec::new() };
         let n = example.targets() as i64;
         let own = states.as_ref().map(|t| t.f_narrow(0, start, n)?.f_detach_copy()).transpose()?;
         start += n;
@@ -92,7 +92,7 @@ mod tests {
     fn a_collection_comes_back_to_the_bit() {
         let row = |n: u32, reply: usize| Experience {
             row: u64::from(n) << 40,
-            example: Example { ids: (0..3 + reply as u32).map(|i| i * n).collect(), from: 3 },
+            example: Example { ids: (0..3 + reply as u32).map(|i| i * n).collect(), from: 3, given: vec![] },
             ended: n.is_multiple_of(2),
             numbers: Numbers {
                 student: (0..reply).map(|i| -0.1 / (i as f32 + n as f32 + 3.0)).collect(),

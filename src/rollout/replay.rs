@@ -54,7 +54,7 @@ impl Replay {
         let which = order.epoch(step).iter().take(count);
         let example = |&n: &u32| {
             let Held(row, from, ids) = &self.held[n as usize];
-            (*row, Example { ids: ids.clone(), from: *from })
+            (*row, Example { ids: ids.clone(), from: *from, given: Vec::new() })
         };
         which.map(example).collect()
     }
@@ -66,7 +66,7 @@ mod tests {
 
     fn filled(most: usize, rows: u64) -> Replay {
         let mut replay = Replay::new(most);
-        (0..rows).for_each(|n| replay.add(n, &Example { ids: vec![n as u32, 7], from: 1 }));
+        (0..rows).for_each(|n| replay.add(n, &Example { ids: vec![n as u32, 7], from: 1, given: vec![] }));
         replay
     }
 

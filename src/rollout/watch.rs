@@ -161,7 +161,7 @@ mod tests {
     fn numbers_are_as_their_names_say() {
         let row = |student: Vec<f32>, teacher: Vec<f32>, drawn: Vec<f32>, ended| Experience {
             row: 0,
-            example: Example { ids: vec![5; 2 + student.len()], from: 2 },
+            example: Example { ids: vec![5; 2 + student.len()], from: 2, given: vec![] },
             ended,
             numbers: Numbers { student, teacher, drawn },
             states: None,

@@ -24,6 +24,11 @@ pub fn text(config: &RunConfig, state: &State, best: Option<Found>, name: &str) 
         ("Updates", format!("{}, {} tokens", state.step, state.tokens)),
         ("Seed", settings.seed.to_string()),
     ];
+    if let Some(lora) = &settings.student.lora {
+        let text =
+            format!("rank {}, alpha {}, on {}; merged", lora.rank, lora.alpha, lora.targets.join(", "));
+        rows.push(("LoRA", plain(&text)));
+    }
     if let Some(Found { name, value, step }) = best {
         rows.push(match name {
             "rouge_l" => ("Best Rouge-L", format!("{value:.2} on held-out prompts, after update {step}")),

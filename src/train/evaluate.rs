@@ -64,6 +64,7 @@ impl Evaluation {
             context: material.context,
             vocabulary: material.vocabulary,
             need: Need::Responses,
+            learn: data.learn,
             rejects: data.skip_invalid.then_some(dir.path()),
         };
         let cache = super::feed::cache(dir, "valid")?;

@@ -8,8 +8,9 @@ use super::Watch;
 use super::replies::{self, Asked};
 use super::setup::Material;
 use crate::checkpoint::RunDir;
-use crate::config::RunConfig;
-use crate::data::{Corpus, Example, Need, Packed, Preparation, Sampler, TokenFile};
+use crate::config::{DocumentAttention, RunConfig};
+use crate::data::sampler::Cut;
+use crate::data::{Corpus, Counts, Example, Need, Packed, Preparation, Sampler, TokenFile};
 use crate::error::{Error, Result};
 use crate::rollout::Prompt;
 use crate::text::TemplateChoice;
@@ -45,6 +46,8 @@ pub enum Feed {
         batch: usize,
         /// Rows taken so far.
         taken: u64,
+        /// Whether documents go through the models each by itself.
+        apart: bool,
     },
 }
 
@@ -85,6 +88,28 @@ pub fn check_sequence(config: &RunConfig, context: usize) -> Result<()> {
     Err(config.blame("data.sequence", e.expected(format!("at most {context}")).found(sequence)))
 }
 
+/// Says what had to be changed in the rows.
+fn tell(counts: Counts) {
+    let Counts { rows, shortened, cut, left_out, last_alone, .. } = counts;
+    for (n, what) in [
+        (shortened, "prompts were longer than data.max_prompt: their instructions are shortened"),
+        (cut, "responses were longer than data.max_response: they are cut, and get no EOS"),
+        (
+            last_alone,
+            "conversations have replies that the template does not tell apart: their last is learnt",
+        ),
+    ] {
+        if n > 0 {
+            tracing::warn!("{n} of {rows} {what}");
+        }
+    }
+    if left_out > 0 {
+        tracing::warn!(
+            "{left_out} replies are left out: conversations keep data.max_prompt + data.max_response tokens"
+        );
+    }
+}
+
 /// A file of the run's cache.
 pub fn cache(dir: &RunDir, name: &str) -> Result<PathBuf> {
     let folder = crate::store::Folder::create(dir.path().join("cache"))?;
@@ -116,24 +141,11 @@ impl Feed {
             context: material.context,
             vocabulary: material.vocabulary,
             need: need(&source),
+            learn: settings.data.learn,
             rejects: settings.data.skip_invalid.then_some(dir.path()),
         };
         let mut file = preparation.run(&cache(dir, "train")?)?;
-        let counts = file.counts();
-        if counts.shortened > 0 {
-            tracing::warn!(
-                "{} of {} prompts were longer than data.max_prompt: their instructions are shortened",
-                counts.shortened,
-                counts.rows
-            );
-        }
-        if counts.cut > 0 {
-            tracing::warn!(
-                "{} of {} responses were longer than data.max_response: they are cut, and get no EOS",
-                counts.cut,
-                counts.rows
-            );
-        }
+        tell(file.counts());
         if source == Source::Teacher {
             let asked = Asked { config, material, prompts: &file, fingerprint: preparation.fingerprint()? };
             file = replies::of_teacher(&asked, &cache(dir, "replies")?, watch)?;
@@ -167,7 +179,8 @@ impl Feed {
         let documents = corpus.run(&cache(dir, "corpus")?)?;
         let packed = Packed::new(documents, data.sequence, corpus.bos(), config.settings.seed);
         let batch = train.batch.min(packed.rows());
-        Ok(Feed::Packed { packed, batch, taken: 0 })
+        let apart = data.document_attention == DocumentAttention::Own;
+        Ok(Feed::Packed { packed, batch, taken: 0, apart })
     }
 
     /// Rows an epoch.
@@ -197,7 +210,16 @@ impl Feed {
         }
     }
 
-    /// The next update's rows.
+    /// How updates are cut: documents that go by themselves are as many together as have the tokens of the rows
+    /// that were asked for.
+    pub fn cut(&self, cut: Cut) -> Cut {
+        match (self, cut) {
+            (Feed::Packed { packed, apart: true, .. }, Cut::Rows(rows)) => Cut::Tokens(rows * packed.width()),
+            _ => cut,
+        }
+    }
+
+    /// The next update's rows; of packed text whose documents go by themselves, those.
     pub fn next_batch(&mut self) -> Batch {
         match self {
             Feed::Rows { file, sampler, .. } => {
@@ -205,9 +227,14 @@ impl Feed {
                 let examples = rows.iter().map(|&row| file.example(row)).collect();
                 Batch { examples, numbers: rows.into_iter().map(|row| row as u64).collect() }
             }
-            Feed::Packed { packed, batch, taken } => {
+            Feed::Packed { packed, batch, taken, apart } => {
                 let numbers: Vec<u64> = (*taken..*taken + *batch as u64).collect();
                 *taken += *batch as u64;
+                if *apart {
+                    let pieces = |n| packed.pieces(n).into_iter().map(move |piece| (piece, n));
+                    let (examples, numbers) = numbers.into_iter().flat_map(pieces).unzip();
+                    return Batch { examples, numbers };
+                }
                 Batch { examples: numbers.iter().map(|&n| packed.row(n)).collect(), numbers }
             }
         }

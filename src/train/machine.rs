@@ -36,6 +36,8 @@ pub struct Sizes {
     pub longest: usize,
     /// Replies that are sampled together in an evaluation, and the longest prompt and reply.
     pub replies: (u64, Limits),
+    /// Parameters of adapters, where they learn in the student's place.
+    pub adapters: Option<u64>,
 }
 
 /// How an update is cut, and whether blocks are computed twice.
@@ -84,7 +86,11 @@ impl Sizes {
         let update = self.activations(tokens as u64, recompute) + self.head();
         // A tensor is written from a copy of its bytes.
         let save = 4 * n(self.student.vocabulary) * n(self.student.hidden);
-        PROCESS + self.state() + teacher + update.max(save).max(self.sampling())
+        // Adapters are merged into a copy of the weights, made of those in float32 where the run computes in
+        // another type. What the update held is not given back before: its pieces are small.
+        let copies = if self.kind == Kind::Float { 4 } else { 8 };
+        let merged = self.adapters.map_or(0, |_| copies * self.parameters);
+        PROCESS + self.state() + teacher + update.max(save).max(self.sampling()) + merged
     }
 
     /// Keys and values of the replies that are sampled together, their prompts on the way through the
@@ -102,9 +108,12 @@ impl Sizes {
     }
 
     /// Masters, what is computed with where it is another, gradients, their sums, both moments, and the sums
-    /// of the head's.
+    /// of the head's; where adapters learn, all that of them, and the student as it is read.
     fn state(&self) -> u64 {
         let copy = if self.kind == Kind::Float { 0 } else { self.size() };
+        if let Some(adapters) = self.adapters {
+            return self.parameters * self.size() + adapters * (4 + copy + self.size() + 4 + 8);
+        }
         let head = 4 * n(self.student.vocabulary) * n(self.student.head_input);
         self.parameters * (4 + copy + self.size() + 4 + 8) + head
     }
@@ -176,6 +185,7 @@ mod tests {
             vocabulary,
             longest: 512,
             replies: NONE,
+            adapters: None,
         }
     }
 

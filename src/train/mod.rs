@@ -5,6 +5,7 @@
 //! and their gradients add up, and are divided once, by what the update counted in all: no cut can
 //! change an update but in its rounding.
 
+mod adapters;
 mod batch;
 mod card;
 mod evaluate;
@@ -111,13 +112,12 @@ pub fn run(
     let dir = RunDir::take(out)?;
     let saved = if options.resume { dir.newest()? } else { None };
     setup::same_run(&config, &dir, saved.is_some())?;
-    let mut material = Material::load(&config, options, saved.as_ref().map(|s| s.path.as_path()))?;
+    let mut material = Material::load(&config, options, saved.as_ref())?;
     let feed = Feed::prepare(&config, &material, &dir, policy.as_ref(), watch)?;
     let corpus = Feed::beside(&config, &material, &dir, policy.as_ref())?;
     let evaluation = Evaluation::prepare(&config, &material, &dir)?;
     let steps = steps(&config.settings.train, feed.rows(), feed.batch());
-    let mut optimizer =
-        Optimizer::new(material.student.params(), optimizer_settings(&config.settings.train))?;
+    let mut optimizer = Optimizer::new(material.learnt(), optimizer_settings(&config.settings.train))?;
     let state = match &saved {
         Some(checkpoint) => {
             checkpoint.restore(&mut optimizer)?;
@@ -129,8 +129,9 @@ pub fn run(
     let journal = Journal::open(&dir, &state, evaluation.samples())?;
     let cutting = material.cutting(&config, &feed, policy.as_ref());
     material.student.set_recompute(cutting.recompute);
+    let cut = feed.cut(cutting.cut);
     let gather = Gather::new(&config, &material, policy.as_ref(), (feed, corpus), steps);
-    let updater = Updater::new(&material, policy, cutting.cut, config.settings.sampling.min_new_tokens)?;
+    let updater = Updater::new(&material, policy, cut, config.settings.sampling.min_new_tokens)?;
     let saved_at = saved.as_ref().map(|s| s.state.step);
     let mut training = Loop {
         config,
@@ -300,8 +301,10 @@ impl Loop {
         self.state.updates = self.optimizer.updates();
         self.state.policy = self.updater.policy().state();
         let rollouts = self.gather.save(step)?;
-        let (files, weights) = (&self.material.files, self.material.weights());
-        self.dir.save(&self.state, files, &weights, &self.optimizer, rollouts.as_ref())?;
+        let (files, weights, adapters) =
+            (&self.material.files, self.material.weights()?, self.material.adapters());
+        self.state.base = self.material.base();
+        self.dir.save(&self.state, files, &weights, &adapters, &self.optimizer, rollouts.as_ref())?;
         self.saved_at = Some(step);
         self.dir.keep(train.keep)
     }
@@ -362,7 +365,7 @@ impl Loop {
 
     fn write_model(&self, name: &str, dtype: Dtype) -> Result<()> {
         let card = card::text(&self.config, &self.state, self.best(), name);
-        self.dir.write_model(name, &self.material.files, &self.material.weights(), dtype, &card)?;
+        self.dir.write_model(name, &self.material.files, &self.material.weights()?, dtype, &card)?;
         Ok(())
     }
 }

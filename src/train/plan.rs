@@ -24,6 +24,8 @@ pub struct Plan {
     pub out: PathBuf,
     /// Parameters of the student.
     pub parameters: u64,
+    /// Parameters of its adapters, which learn in its place.
+    pub adapters: Option<u64>,
     /// Parameters of the teacher.
     pub teacher_parameters: Option<u64>,
     /// What becomes of the rows; none where there is no tokenizer.
@@ -56,6 +58,7 @@ pub fn plan(config: RunConfig, out: &Path, options: &Options) -> Result<Plan> {
     let mut plan = Plan {
         out: out.to_path_buf(),
         parameters: parts.parameters,
+        adapters: parts.adapters,
         teacher_parameters: parts.teacher.as_ref().map(|t| t.parameters),
         rows: None,
         valid: None,
@@ -80,6 +83,7 @@ pub fn plan(config: RunConfig, out: &Path, options: &Options) -> Result<Plan> {
         vocabulary: parts.vocabulary as u64,
         longest,
         replies: (replies(&config), parts.limits(&config)),
+        adapters: parts.adapters,
     };
     let cutting = sizes.cutting(train, options.device, plan.total_memory);
     let tokens = sizes.at_once(cutting.cut, batch);
@@ -120,6 +124,7 @@ fn rows(config: &RunConfig, parts: &Parts, plan: &mut Plan) -> Result<Option<(us
         context: parts.context,
         vocabulary: parts.vocabulary,
         need,
+        learn: data.learn,
         rejects,
     };
     if !data.valid.is_empty() {
@@ -164,8 +169,13 @@ fn writes(config: &RunConfig) -> Vec<String> {
 /// Floating-point operations of a token: two a parameter and pass; forward, backward by states and by
 /// weights, once more where blocks are computed twice; the teacher forward alone.
 fn work_of_token(parts: &Parts, recompute: bool) -> f64 {
-    let passes = if recompute { 4.0 } else { 3.0 };
-    let student = 2.0 * passes * products(&parts.shape, parts.parameters);
+    let more = if recompute { 1.0 } else { 0.0 };
+    let own = products(&parts.shape, parts.parameters);
+    let student = match parts.adapters {
+        // What does not learn is not multiplied with by its gradient.
+        Some(adapters) => 2.0 * ((2.0 + more) * own + (3.0 + more) * adapters as f64),
+        None => 2.0 * (3.0 + more) * own,
+    };
     student + parts.teacher.as_ref().map_or(0.0, |t| 2.0 * products(&t.shape, t.parameters))
 }
 

@@ -74,7 +74,7 @@ pub fn of_teacher(asked: &Asked<'_>, cache: &Path, watch: &mut dyn Watch) -> Res
 }
 
 /// What a model is: the bytes of its config and its weights.
-fn model_identity(folder: &Path) -> Result<String> {
+pub(super) fn model_identity(folder: &Path) -> Result<String> {
     let mut hasher = Hasher::default();
     hasher.part(hash::of_long_file(&folder.join("config.json"))?.1.as_bytes());
     for file in WeightFiles::open(folder)?.files() {

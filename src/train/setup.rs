@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use retort_policies::Policy;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind};
 
+use super::adapters::{self, Adapted};
 use super::feed::Feed;
 use super::machine::{Cutting, Sizes, total_memory};
-use crate::checkpoint::{ModelFiles, RunDir};
+use crate::checkpoint::{Checkpoint, ModelFiles, RunDir};
 use crate::config::{Origin, RunConfig};
 use crate::data::Limits;
 use crate::error::{Error, Result};
@@ -94,11 +95,13 @@ pub struct Material {
     pub context: usize,
     /// What is written beside the student's weights.
     pub files: ModelFiles,
+    /// The adapters that learn in the student's place.
+    pub(super) adapted: Option<Adapted>,
 }
 
 impl Material {
     /// Loads it; a student that was saved is taken from `saved`.
-    pub fn load(config: &RunConfig, options: &Options, saved: Option<&Path>) -> Result<Self> {
+    pub fn load(config: &RunConfig, options: &Options, saved: Option<&Checkpoint>) -> Result<Self> {
         super::trainable(options.kind, options.device)?;
         let teacher = config.settings.teacher.as_deref().map(locate::model_folder);
         let teacher = teacher.transpose().map_err(|e| config.blame("teacher.model", e))?;
@@ -114,12 +117,16 @@ impl Material {
             Some(folder) => Some((load(&folder, options, Residence::Mapped)?, folder)),
             None => None,
         };
-        let student = match (saved, &config.settings.student.model) {
-            (Some(folder), _) => load(folder, options, Residence::Trained)?,
-            (None, Origin::Config(file)) => {
-                CausalLm::random(read_config(file)?, config.settings.seed, options.kind, options.device)?
+        let (student, adapted) = match (saved, &config.settings.student.model) {
+            _ if config.settings.student.lora.is_some() => {
+                adapters::load(config, &place.folder, options, saved)?
             }
-            (None, Origin::Folder(_)) => load(&place.folder, options, Residence::Trained)?,
+            (Some(saved), _) => (load(&saved.path, options, Residence::Trained)?, None),
+            (None, Origin::Config(file)) => {
+                let (kind, device) = (options.kind, options.device);
+                (CausalLm::random(read_config(file)?, config.settings.seed, kind, device)?, None)
+            }
+            (None, Origin::Folder(_)) => (load(&place.folder, options, Residence::Trained)?, None),
         };
         let shapes = || std::iter::once(student.shape()).chain(teacher.iter().map(|(t, _)| t.shape()));
         let rows = shapes().map(|s| s.vocabulary as usize).min().unwrap_or(0);
@@ -136,7 +143,7 @@ impl Material {
         }
         let files = ModelFiles::read(&place.config, &place.tokenizer)?;
         let vocabulary = tokenizer.vocab_size().min(rows);
-        Ok(Material { student, teacher, eos, vocabulary, context, files, tokenizer })
+        Ok(Material { student, teacher, eos, vocabulary, context, files, tokenizer, adapted })
     }
 
     /// What goes behind a response.
@@ -165,15 +172,13 @@ impl Material {
             longest: feed.longest(),
             // What is sampled is not cut: its memory is free again before the next update.
             replies: (0, Limits { prompt: 0, response: 0 }),
+            adapters: self
+                .adapted
+                .as_ref()
+                .map(|a| a.learnt().masters().iter().map(|t| t.numel() as u64).sum()),
         };
         let device = student.device();
         sizes.cutting(&config.settings.train, device, total_memory(device))
-    }
-
-    /// The student's masters by name.
-    pub fn weights(&self) -> Vec<(String, Tensor)> {
-        let params = self.student.params();
-        params.names().iter().cloned().zip(params.masters().iter().map(Tensor::shallow_clone)).collect()
     }
 }
 
@@ -204,6 +209,8 @@ pub struct Parts {
     pub shape: Shape,
     /// Its parameters.
     pub parameters: u64,
+    /// Those of its adapters.
+    pub adapters: Option<u64>,
     /// The teacher.
     pub teacher: Option<Counted>,
     /// The student's tokenizer, where there is one.
@@ -231,10 +238,11 @@ impl Parts {
     pub fn check(config: &RunConfig) -> Result<Self> {
         let folder = config.settings.teacher.as_deref().map(locate::model_folder);
         let folder = folder.transpose().map_err(|e| config.blame("teacher.model", e))?;
-        let mut missing = Vec::new();
+        let (mut missing, mut adapters) = (Vec::new(), None);
         let (student, place) = match (&config.settings.student.model, Place::of(config, folder.as_deref())) {
             (Origin::Folder(_), place) => {
                 let place = place?;
+                adapters = adapters::parameters(config, &place.folder)?;
                 (counted(&place.folder)?, Some(place.tokenizer))
             }
             (Origin::Config(file), place) => {
@@ -264,7 +272,7 @@ impl Parts {
         let context = shapes().map(|s| s.context as usize).min().unwrap_or(0);
         let vocabulary = tokenizer.as_ref().map_or(rows, |t| t.vocab_size().min(rows));
         let Counted { shape, parameters } = student;
-        Ok(Parts { shape, parameters, teacher, tokenizer, eos, vocabulary, context, missing })
+        Ok(Parts { shape, parameters, adapters, teacher, tokenizer, eos, vocabulary, context, missing })
     }
 
     /// What goes behind a response.

@@ -55,9 +55,10 @@ pub struct Gradient {
 #[derive(Debug)]
 pub struct Updater {
     policy: Box<dyn Policy>,
-    /// Float32, one a parameter.
+    /// Float32, one a parameter that learns.
     sums: Vec<Tensor>,
-    head: HeadPlace,
+    /// None where the head does not learn.
+    head: Option<HeadPlace>,
     cut: Cut,
     /// The ids that end replies, and for how many tokens of a sampled one they were barred.
     eos: Vec<i64>,
@@ -75,11 +76,11 @@ struct HeadPlace {
 impl Updater {
     /// Room for the gradients of the student.
     pub fn new(material: &Material, policy: Box<dyn Policy>, cut: Cut, least: usize) -> Result<Self> {
-        let student = &material.student;
         let sums: Vec<Tensor> =
-            student.params().masters().iter().map(|t| Ok(t.f_zeros_like()?)).collect::<Result<_>>()?;
+            material.learnt().masters().iter().map(|t| Ok(t.f_zeros_like()?)).collect::<Result<_>>()?;
+        let head = material.adapted.is_none().then(|| HeadPlace::of(&material.student)).transpose()?;
         let eos = material.eos.iter().map(|&id| i64::from(id)).collect();
-        Ok(Updater { policy, sums, head: HeadPlace::of(student)?, cut, eos, least })
+        Ok(Updater { policy, sums, head, cut, eos, least })
     }
 
     /// The policy.
@@ -120,7 +121,7 @@ impl Updater {
         let outcome =
             if loss.is_finite() { optimizer.step(&self.sums, lr)? } else { Outcome::Skipped(f64::NAN) };
         if let Outcome::Done(_) = outcome {
-            material.student.params().publish()?;
+            material.learnt().publish()?;
         }
         Ok(Told { outcome, loss, terms, tokens, rows: work.main.len(), time: begun.elapsed() })
     }
@@ -150,7 +151,7 @@ impl Updater {
 
     /// Forward, score, backward of one part, micro-batch by micro-batch: its loss and terms.
     fn part(&mut self, material: &Material, part: &PartRows<'_>) -> Result<(f64, Vec<(&'static str, f64)>)> {
-        self.head.clear()?;
+        self.head.iter().try_for_each(HeadPlace::clear)?;
         let divisor = part.divisor.max(1) as f64;
         let lengths: Vec<usize> = part.rows.iter().map(|row| row.example.ids.len()).collect();
         let mut sums = Sums::default();
@@ -158,7 +159,7 @@ impl Updater {
             let rows: Vec<&Learnt> = group.iter().map(|&row| part.rows[row]).collect();
             self.micro(material, &PartRows { rows: &rows, ..*part }, divisor, &mut sums)?;
         }
-        self.head.add(&self.sums, 1.0 / divisor)?;
+        self.head.iter().try_for_each(|head| head.add(&self.sums, 1.0 / divisor))?;
         sums.read(divisor, part.tokens.max(1) as f64)
     }
 
@@ -188,12 +189,15 @@ impl Updater {
             signals: &signals,
             vocabulary: material.vocabulary as i64,
             barred: (least > 0).then_some(Barred { ids: eos, at_n: &at_n }),
-            want: Want::Head(&mut self.head.grads),
+            want: match &mut self.head {
+                Some(head) => Want::Head(&mut head.grads),
+                None => Want::Hidden,
+            },
         };
         let scored = self.policy.score(view)?;
         let grad = scored.grad.as_ref().ok_or_else(|| Error::bug("a loss without a gradient"))?;
         native::backward(&[hidden_nd], &[grad.f_mul_scalar(1.0 / divisor)?], false)?;
-        student.params().collect_grads(&self.sums)?;
+        material.learnt().collect_grads(&self.sums)?;
         sums.add(scored)
     }
 

@@ -114,3 +114,29 @@ fn the_memory_of_replies_is_predicted_too() {
     assert!(without < 0.9 * predicted, "replies matter here: {without} without them, {predicted}");
     assert!((predicted / held - 1.0).abs() < 0.25, "predicted {predicted}, held {held}");
 }
+
+/// The same where adapters learn: the student is held once, and once more while it is written.
+#[test]
+fn the_memory_of_adapters_is_predicted_within_a_quarter() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = dir.path().join("rows.jsonl");
+    let row = |n: usize| {
+        let ids: Vec<String> = (0..200).map(|t| ((n * 31 + t * 7) % 320).to_string()).collect();
+        format!("{{\"ids\": [{}]}}\n", ids.join(", "))
+    };
+    std::fs::write(&rows, (0..8).map(row).collect::<String>()).unwrap();
+    let case = Case::new("sft", &rows);
+    let shape = learning::student(&case, "shape", 768, 8);
+    case.good("base", &[shape.as_str(), "train.steps=1", "train.batch=1"], &[]);
+    let model = format!("student.model={:?}", case.text("base/final"));
+    let settings =
+        [model.as_str(), "train.steps=2", "train.batch=8", "train.micro_batch=4", "student.lora.rank=8"];
+    let plan = plan(&case, &settings);
+    let numbers = plan["adapter_params"].as_u64().unwrap();
+    let held = case.good("run", &settings, &[]);
+    let adapters = crate::tensors(&case.path("run/checkpoints/step-2/adapters.safetensors"));
+    assert_eq!(adapters.values().map(|t| t.numel() as u64).sum::<u64>(), numbers);
+    let (predicted, held) = (plan["memory"].as_u64().unwrap() as f64, held.peak as f64);
+    eprintln!("adapters: predicted {} MiB, held {} MiB", predicted as u64 >> 20, held as u64 >> 20);
+    assert!((predicted / held - 1.0).abs() < 0.25, "predicted {predicted}, held {held}");
+}

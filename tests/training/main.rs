@@ -11,11 +11,13 @@ mod dry;
 mod evaluations;
 mod golden;
 mod learning;
+mod lora;
 mod minillm;
 mod optimizer;
 mod runs;
 #[path = "../support/mod.rs"]
 mod support;
+mod talks;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -55,6 +55,7 @@ impl Toy {
             eos: vec![EOS],
             vocabulary: 3,
             context: 16,
+            adapted: None,
             files: ModelFiles::read(&folder.join("config.json"), &folder).unwrap(),
         };
         Toy { dir, material }
