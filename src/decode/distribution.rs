@@ -83,6 +83,14 @@ impl Distribution {
         Ok(Distribution { allowed, own, width, totals })
     }
 
+    /// The same as it is on a GPU, where nothing may be looked at by the host.
+    #[cfg(test)]
+    pub fn as_on_a_device(self) -> Result<Self> {
+        let own = Some((&self.own, self.own.size()[1]));
+        let totals = Totals::on_device((&self.allowed, self.width), own)?;
+        Ok(Distribution { totals, ..self })
+    }
+
     /// The most probable token of each row: [b].
     pub fn most_probable(&self) -> Result<Tensor> {
         match &self.totals {
@@ -124,7 +132,7 @@ pub(super) fn draw(parts: &[(&Distribution, f64)], uniforms_b: &Tensor) -> Resul
     if parts.iter().any(|p| p.0.width != width) {
         return Err(Error::bug("the parts of a mixture have vocabularies of their own"));
     }
-    if uniforms_b.device() != Device::Cpu {
+    if parts.iter().any(|p| matches!(p.0.totals, Totals::Device { .. })) {
         return draw_on_device(parts, width, uniforms_b);
     }
     let uniforms = host::slice::<f64>(uniforms_b)?;
@@ -159,7 +167,8 @@ fn draw_on_device(parts: &[(&Distribution, f64)], width: i64, uniforms_b: &Tenso
     let sums_bv = shares.f_cumsum(1, Kind::Double)?;
     let targets_b1 = sums_bv.f_narrow(1, width - 1, 1)?.f_mul(&uniforms_b.f_unsqueeze(1)?)?;
     let none: Option<Tensor> = None;
-    let ids = Tensor::f_searchsorted(&sums_bv, &targets_b1, false, true, "right", none)?;
+    // tch takes the sorted sums as the argument, and the numbers to be found as the receiver.
+    let ids = targets_b1.f_searchsorted(&sums_bv, false, true, "right", none)?;
     Ok(ids.f_clamp_max(width - 1)?.f_squeeze_dim(1)?)
 }
 
@@ -167,10 +176,7 @@ impl Totals {
     /// Of what is drawn from, and of what tokens are scored by where that is something else.
     fn of(allowed: (&Tensor, i64), own: Option<(&Tensor, i64)>) -> Result<Self> {
         if allowed.0.device() != Device::Cpu {
-            let total = |(x, width): (&Tensor, i64)| x.f_narrow(1, 0, width)?.f_logsumexp([1i64], true);
-            let drawn_b1 = total(allowed)?;
-            let own_b1 = own.map_or_else(|| Ok(drawn_b1.shallow_clone()), total)?;
-            return Ok(Totals::Device { drawn_b1, own_b1 });
+            return Self::on_device(allowed, own);
         }
         let masses = |(x, width): (&Tensor, i64)| -> Result<Vec<Masses>> {
             let rows = Rows::of(x, width)?;
@@ -186,6 +192,16 @@ impl Totals {
         let drawn = masses(allowed)?;
         let own = own.map(masses).transpose()?.unwrap_or_default();
         Ok(Totals::Host { drawn, own: own.iter().map(Masses::log_total).collect() })
+    }
+}
+
+impl Totals {
+    /// The same by tensor operations alone.
+    fn on_device(allowed: (&Tensor, i64), own: Option<(&Tensor, i64)>) -> Result<Self> {
+        let total = |(x, width): (&Tensor, i64)| x.f_narrow(1, 0, width)?.f_logsumexp([1i64], true);
+        let drawn_b1 = total(allowed)?;
+        let own_b1 = own.map_or_else(|| Ok(drawn_b1.shallow_clone()), total)?;
+        Ok(Totals::Device { drawn_b1, own_b1 })
     }
 }
 

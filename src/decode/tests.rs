@@ -95,6 +95,41 @@ fn logits(rows: i64, width: i64, spread: f64) -> Tensor {
     Tensor::from_slice(&x).view([rows, width])
 }
 
+/// What a GPU computes by tensor operations alone is what the host finds: draws, of one model and of two with filters,
+/// best tokens and log-probabilities.
+#[test]
+fn a_devices_operations_draw_what_the_host_draws() {
+    let rows = 64;
+    let u: Vec<f64> =
+        (0..rows).map(|i| crate::seed::uniform(9, crate::seed::Stream::Sample, 0, i as u64)).collect();
+    let u = Tensor::from_slice(&u);
+    let settings = Sampling { top_k: 30, top_p: 0.9, vocabulary: 300, ..Sampling::default() };
+    for s in [Sampling::default(), settings] {
+        let of = |raw: &Tensor| Distribution::of(raw, &s, &Rules::default()).unwrap();
+        let (p, q) = (logits(rows, 300, 9.0), logits(rows, 300, 4.0).flip([1]));
+        let host = [of(&p), of(&q)];
+        let device = [of(&p).as_on_a_device().unwrap(), of(&q).as_on_a_device().unwrap()];
+        for weights in [[1.0, 0.0], [0.3, 0.7]] {
+            let drawn = |of: &[Distribution; 2]| {
+                let both = [(&of[0], weights[0]), (&of[1], weights[1])];
+                let parts = if weights[1] > 0.0 { &both[..] } else { &both[..1] };
+                draw(parts, &u).unwrap()
+            };
+            let (a, b) = (drawn(&host), drawn(&device));
+            assert_eq!(Vec::<i64>::try_from(&a).unwrap(), Vec::<i64>::try_from(&b).unwrap());
+            assert!(a.unique_dim(0, true, false, false).0.size()[0] > 10, "they are not all the same");
+            let (a, b) = (host[0].score(&a).unwrap(), device[0].score(&b).unwrap());
+            for (a, b) in [(a.own_b, b.own_b), (a.drawn_b, b.drawn_b)] {
+                let finite = a.isfinite();
+                let off = (&a - &b).masked_select(&finite).abs().max().double_value(&[]);
+                assert!(off < 1e-5 && finite.equal(&b.isfinite()), "{off}");
+            }
+        }
+        let best = |d: &Distribution| Vec::<i64>::try_from(d.most_probable().unwrap()).unwrap();
+        assert_eq!(best(&host[0]), best(&device[0]));
+    }
+}
+
 /// A filter that keeps everything, on a padded vocabulary and several rows.
 #[test]
 fn filters_that_keep_everything_change_nothing() {
