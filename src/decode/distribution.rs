@@ -85,7 +85,7 @@ impl Distribution {
 
     /// The same as it is on a GPU, where nothing may be looked at by the host.
     #[cfg(test)]
-    pub fn as_on_a_device(self) -> Result<Self> {
+    pub fn with_device_totals(self) -> Result<Self> {
         let own = Some((&self.own, self.own.size()[1]));
         let totals = Totals::on_device((&self.allowed, self.width), own)?;
         Ok(Distribution { totals, ..self })
