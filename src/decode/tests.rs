@@ -108,7 +108,7 @@ fn a_devices_operations_draw_what_the_host_draws() {
         let of = |raw: &Tensor| Distribution::of(raw, &s, &Rules::default()).unwrap();
         let (p, q) = (logits(rows, 300, 9.0), logits(rows, 300, 4.0).flip([1]));
         let host = [of(&p), of(&q)];
-        let device = [of(&p).with_device_totals().unwrap(), of(&q).as_on_a_device().unwrap()];
+        let device = [of(&p).with_device_totals().unwrap(), of(&q).with_device_totals().unwrap()];
         for weights in [[1.0, 0.0], [0.3, 0.7]] {
             let drawn = |of: &[Distribution; 2]| {
                 let both = [(&of[0], weights[0]), (&of[1], weights[1])];
