@@ -17,6 +17,7 @@
 
 pub mod numbers;
 pub mod settings;
+pub mod teacher;
 
 mod raw;
 mod read;
@@ -32,6 +33,7 @@ use raw::{Document, Place};
 pub use settings::{
     Best, Data, Length, MicroBatch, Origin, Sampling, Schedule, Settings, Student, Train, Warmup,
 };
+pub use teacher::{Cache, Keep};
 
 /// A run's configuration, checked.
 #[derive(Debug, Clone)]

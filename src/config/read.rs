@@ -30,10 +30,12 @@ pub(super) fn read(document: Document) -> Result<RunConfig> {
     let seed = root.count("seed", 0)?.unwrap_or(1) as u64;
     root.finish()?;
     let (table, unused) = policy_tables(&document, entry)?;
+    let (teacher, cache) = super::teacher::read(file, top)?;
     let settings = Settings {
         seed,
         student: student(file, top)?,
-        teacher: teacher(file, top)?,
+        teacher,
+        cache,
         data: data(file, top)?,
         train: train(file, top)?,
         sampling: sampling(file, top)?,
@@ -106,16 +108,6 @@ fn student(file: &Path, top: &Table) -> Result<Student> {
     };
     section.finish()?;
     Ok(Student { model })
-}
-
-fn teacher(file: &Path, top: &Table) -> Result<Option<String>> {
-    let mut section = Section::of(file, top, "teacher")?;
-    let model = section.text("model")?;
-    if section.is_there() && model.is_none() {
-        return Err(missing(file, "teacher.model", "a model folder"));
-    }
-    section.finish()?;
-    Ok(model)
 }
 
 fn data(file: &Path, top: &Table) -> Result<Data> {
@@ -251,6 +243,7 @@ fn fitting(config: &RunConfig) -> Result<()> {
     if teaches && settings.teacher.is_none() {
         return Err(missing(file, "teacher.model", &format!("a model folder: {name} has a teacher")));
     }
+    super::teacher::check(config, &plan, &source)?;
     let s = &settings.sampling;
     if plan.unfiltered {
         for (key, off) in

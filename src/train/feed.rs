@@ -8,8 +8,8 @@ use super::Watch;
 use super::replies::{self, Asked};
 use super::setup::Material;
 use crate::checkpoint::RunDir;
-use crate::config::RunConfig;
-use crate::data::{Corpus, Example, Need, Packed, Preparation, Sampler, TokenFile};
+use crate::config::{Keep, RunConfig};
+use crate::data::{Corpus, Example, Need, Order, Packed, Preparation, Sampler, TokenFile};
 use crate::error::{Error, Result};
 use crate::text::TemplateChoice;
 
@@ -42,6 +42,8 @@ pub enum Feed {
         batch: usize,
         /// Rows taken so far.
         taken: u64,
+        /// The order of later epochs, where rows are cut once because what a teacher says of them is kept.
+        again: Option<Order>,
     },
 }
 
@@ -136,7 +138,9 @@ impl Feed {
         let documents = corpus.run(&cache(dir, "corpus")?)?;
         let packed = Packed::new(documents, data.sequence, corpus.bos(), config.settings.seed);
         let batch = train.batch.min(packed.rows());
-        Ok(Feed::Packed { packed, batch, taken: 0 })
+        let fixed = config.settings.cache.keep != Keep::None;
+        let again = fixed.then(|| Order::new(config.settings.seed, packed.rows()));
+        Ok(Feed::Packed { packed, batch, taken: 0, again })
     }
 
     /// Rows an epoch.
@@ -171,11 +175,24 @@ impl Feed {
                 let examples = rows.iter().map(|&row| file.example(row)).collect();
                 Batch { examples, numbers: rows.into_iter().map(|row| row as u64).collect() }
             }
-            Feed::Packed { packed, batch, taken } => {
-                let numbers: Vec<u64> = (*taken..*taken + *batch as u64).collect();
+            Feed::Packed { packed, batch, taken, again } => {
+                let number = |n| match again {
+                    // The documents of the first epoch are shuffled already.
+                    Some(order) if n >= order.rows() as u64 => order.at(n) as u64,
+                    _ => n,
+                };
+                let numbers: Vec<u64> = (*taken..*taken + *batch as u64).map(number).collect();
                 *taken += *batch as u64;
                 Batch { examples: numbers.iter().map(|&n| packed.row(n)).collect(), numbers }
             }
+        }
+    }
+
+    /// What its rows depend on.
+    pub fn identity(&self) -> String {
+        match self {
+            Feed::Rows { file, .. } => file.fingerprint().to_string(),
+            Feed::Packed { packed, .. } => packed.identity(),
         }
     }
 

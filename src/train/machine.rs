@@ -3,7 +3,7 @@
 
 use tch::{Device, Kind};
 
-use crate::config::{MicroBatch, Train};
+use crate::config::{Keep, MicroBatch, Train};
 use crate::data::sampler::Cut;
 use crate::model::config::Shape;
 use crate::native::cuda;
@@ -27,6 +27,8 @@ pub struct Sizes {
     pub parameters: u64,
     /// The teacher, and the bytes of its weights as they are held.
     pub teacher: Option<(Shape, u64)>,
+    /// What is kept of it.
+    pub keep: Keep,
     /// What both compute in.
     pub kind: Kind,
     /// The tokens that losses are over.
@@ -75,13 +77,45 @@ impl Sizes {
 
     /// The most memory that a run holds, in bytes, where so many tokens go through together.
     pub fn peak(&self, tokens: usize, recompute: bool) -> u64 {
-        let teacher = self.teacher.as_ref().map_or(0, |(shape, weights)| {
-            weights + tokens as u64 * self.size() * (4 * n(shape.hidden) + 3 * n(shape.ffn))
+        let teacher = self.teacher.as_ref().map_or(0, |(shape, weights)| match self.keep {
+            Keep::None => weights + self.asking(shape, tokens),
+            _ => self.kept(shape, tokens),
         });
         let update = self.activations(tokens as u64, recompute) + self.head();
         // A tensor is written from a copy of its bytes.
         let save = 4 * n(self.student.vocabulary) * n(self.student.hidden);
-        PROCESS + self.state() + teacher + update.max(save)
+        let training = PROCESS + self.state() + teacher + update.max(save);
+        training.max(self.keeping(tokens))
+    }
+
+    /// The most that is held while what the teacher says is put down: both models, and nothing yet to train with.
+    fn keeping(&self, tokens: usize) -> u64 {
+        match (&self.teacher, self.keep) {
+            (None, _) | (_, Keep::None) => 0,
+            (Some((shape, weights)), _) => {
+                PROCESS + self.student_alone() + weights + self.asking(shape, tokens) + self.head()
+            }
+        }
+    }
+
+    /// What is held of a teacher whose words are kept: its head, which drawn tokens need for held-out rows alone,
+    /// and a batch of what was kept.
+    pub fn kept(&self, shape: &Shape, tokens: usize) -> u64 {
+        self.size() * n(shape.head_input) * (n(shape.vocabulary) + tokens as u64)
+    }
+
+    /// What a teacher's pass over so many tokens holds.
+    fn asking(&self, shape: &Shape, tokens: usize) -> u64 {
+        tokens as u64 * self.size() * (4 * n(shape.hidden) + 3 * n(shape.ffn))
+    }
+
+    /// Masters and what is computed with.
+    fn student_alone(&self) -> u64 {
+        self.parameters * (4 + self.copy())
+    }
+
+    fn copy(&self) -> u64 {
+        if self.kind == Kind::Float { 0 } else { self.size() }
     }
 
     fn size(&self) -> u64 {
@@ -91,9 +125,8 @@ impl Sizes {
     /// Masters, what is computed with where it is another, gradients, their sums, both moments, and the sums
     /// of the head's.
     fn state(&self) -> u64 {
-        let copy = if self.kind == Kind::Float { 0 } else { self.size() };
         let head = 4 * n(self.student.vocabulary) * n(self.student.head_input);
-        self.parameters * (4 + copy + self.size() + 4 + 8) + head
+        self.student_alone() + self.parameters * (self.size() + 4 + 8) + head
     }
 
     /// The chunks of the fused head.
@@ -112,7 +145,8 @@ impl Sizes {
         let block = 4 * d + 3 * q + 4 * kv + 4 * f;
         let blocks = if recompute { n(s.layers) * d + 2 * block } else { n(s.layers) * block };
         // The last states, packed, and their gradients on the way back. What is freed between what is kept
-        // leaves holes: half as much again was held at every shape that this was compared with.
+        // leaves holes: with half as much again the whole is within a quarter of what is held at the shapes of
+        // `training::the_memory_is_predicted_within_a_quarter`.
         tokens * self.size() * (blocks + 6 * d + 2 * f) * 3 / 2
     }
 }
@@ -153,7 +187,8 @@ mod tests {
         std::fs::write(dir.path().join("config.json"), config).unwrap();
         let student = crate::model::read_design(dir.path()).unwrap().shape().clone();
         let (kind, vocabulary) = (Kind::BFloat16, 49_152);
-        Sizes { student, parameters: 134_515_008, teacher: None, kind, vocabulary, longest: 512 }
+        let (teacher, keep) = (None, Keep::None);
+        Sizes { student, parameters: 134_515_008, teacher, keep, kind, vocabulary, longest: 512 }
     }
 
     fn train(set: &[&str]) -> Train {

@@ -10,10 +10,13 @@ mod card;
 mod evaluate;
 mod feed;
 mod journal;
+mod keep;
+mod kept;
 pub mod machine;
 mod plan;
 mod replies;
 mod setup;
+mod teacher;
 mod update;
 
 use std::path::PathBuf;
@@ -96,8 +99,11 @@ pub fn run(
     let saved = if options.resume { dir.newest()? } else { None };
     setup::same_run(&config, &dir, saved.is_some())?;
     let mut material = Material::load(&config, options, saved.as_ref().map(|s| s.path.as_path()))?;
-    let feed = Feed::prepare(&config, &material, &dir, policy.as_ref(), watch)?;
+    let mut feed = Feed::prepare(&config, &material, &dir, policy.as_ref(), watch)?;
     let evaluation = Evaluation::prepare(&config, &material, &dir)?;
+    let cutting = material.cutting(&config, &feed, policy.as_ref());
+    let keeping = keep::Keeping { config: &config, dir: &dir, cut: cutting.cut, policy: policy.as_ref() };
+    keep::keep(&keeping, &mut material, &mut feed, &evaluation, watch)?;
     let steps = steps(&config.settings.train, feed.rows(), feed.batch());
     let mut optimizer =
         Optimizer::new(material.student.params(), optimizer_settings(&config.settings.train))?;
@@ -110,7 +116,6 @@ pub fn run(
     };
     dir.folder().write_bytes("config.toml", config.as_run(&options.facts())?.as_bytes())?;
     let journal = Journal::open(&dir, &state)?;
-    let cutting = material.cutting(&config, &feed, policy.as_ref());
     material.student.set_recompute(cutting.recompute);
     let updater = Updater::new(&material, policy, cutting.cut)?;
     let saved_at = saved.map(|s| s.state.step);
@@ -255,7 +260,7 @@ impl Loop {
         let begun = Instant::now();
         let rows = self.feed.next_batch();
         let fed = begun.elapsed();
-        let told = self.updater.run(&self.material, &rows.examples, &mut self.optimizer, lr)?;
+        let told = self.updater.run(&self.material, &rows, &mut self.optimizer, lr)?;
         self.state.step += 1;
         let skipped = match told.outcome {
             Outcome::Done(_) => {

@@ -13,7 +13,9 @@ use retort_policies::{Part, Policy, Unit, View};
 use tch::{Kind, Tensor};
 
 use super::batch::Micro;
+use super::feed::Batch;
 use super::setup::Material;
+use super::teacher::Among;
 use crate::data::sampler::Cut;
 use crate::data::{Example, by_length};
 use crate::error::{Error, Result};
@@ -84,11 +86,12 @@ impl Updater {
     pub fn run(
         &mut self,
         material: &Material,
-        examples: &[Example],
+        batch: &Batch,
         optimizer: &mut Optimizer,
         lr: f64,
     ) -> Result<Told> {
         let begun = Instant::now();
+        let examples = &batch.examples;
         let tokens: usize = examples.iter().map(Example::targets).sum();
         let divisor = match self.policy.plan().unit {
             Unit::Tokens => tokens,
@@ -101,7 +104,8 @@ impl Updater {
         let mut sums = Sums::default();
         for group in by_length(&lengths, self.cut) {
             let rows: Vec<&Example> = group.iter().map(|&row| &examples[row]).collect();
-            self.micro(material, &rows, divisor, &mut sums)?;
+            let numbers: Vec<u64> = group.iter().map(|&row| batch.numbers[row]).collect();
+            self.micro(material, &rows, &numbers, divisor, &mut sums)?;
         }
         self.head.add(&self.sums, 1.0 / divisor)?;
         let (loss, terms) = sums.read(divisor)?;
@@ -114,19 +118,26 @@ impl Updater {
     }
 
     /// Forward, score, backward.
-    fn micro(&mut self, material: &Material, rows: &[&Example], divisor: f64, sums: &mut Sums) -> Result<()> {
+    fn micro(
+        &mut self,
+        material: &Material,
+        rows: &[&Example],
+        numbers: &[u64],
+        divisor: f64,
+        sums: &mut Sums,
+    ) -> Result<()> {
         let student = &material.student;
         let micro = Micro::of(rows, student.device())?;
         let hidden_nd = micro.rows.pack(&student.hidden(&micro.ids_bt, &Padding::Right)?)?;
         let wants_teacher = self.policy.plan().teacher;
-        let teacher_nd = match &material.teacher {
-            Some((teacher, _)) if wants_teacher => Some((teacher, states(teacher, &micro)?)),
+        let teacher = match &material.teacher {
+            Some(teacher) if wants_teacher => Some((teacher, teacher.said(Among::Trained, &micro, numbers)?)),
             _ => None,
         };
         let view = View {
             part: Part::Main,
             student: Side::Hidden { hidden_nd: &hidden_nd, head: head(student) },
-            teacher: teacher_nd.as_ref().map(|(t, nd)| Side::Hidden { hidden_nd: nd, head: head(t) }),
+            teacher: teacher.as_ref().map(|(t, said)| t.side(said)).transpose()?,
             targets_n: &micro.targets_n,
             lengths: &micro.lengths,
             signals: &[],

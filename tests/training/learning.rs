@@ -47,7 +47,7 @@ fn thirty_two_rows_are_learnt_by_heart() {
 }
 
 /// Sequences of a chain of forty words, each with four that may follow it, more and less likely.
-fn chain(seed: u64, rows: u64, words: usize) -> String {
+pub fn chain(seed: u64, rows: u64, words: usize) -> String {
     let follower = |word: u64, which: u64| draw(7, Stream::Bootstrap, word, which) % 40;
     let row = |n: u64| {
         let mut word = draw(seed, Stream::Sample, n, 0) % 40;
