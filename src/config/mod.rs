@@ -19,6 +19,7 @@ pub mod numbers;
 pub mod settings;
 pub mod teacher;
 
+mod list;
 mod raw;
 mod read;
 mod section;
@@ -29,6 +30,7 @@ use std::path::{Path, PathBuf};
 use retort_policies::{Entry, Policy, Table};
 
 use crate::error::{Error, Result};
+pub use list::{Listed, SetBy};
 use raw::{Document, Place};
 pub use settings::{
     Best, Data, Length, MicroBatch, Origin, Sampling, Schedule, Settings, Student, Train, Warmup,
