@@ -1,5 +1,5 @@
-//! `retort inspect`: what a model folder holds, and whether its parts fit together; how far a run is ([`run`]);
-//! what a config sets ([`config`]).
+//! `retort inspect`: what a model folder holds, and whether its parts fit together; how far a run is (`run.rs`);
+//! what a config sets (`config.rs`).
 
 mod config;
 mod run;
