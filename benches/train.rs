@@ -9,7 +9,6 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use retort::config::RunConfig;
-use retort::store::Folder;
 use retort::train::{self, News, Options, Watch};
 use retort::weights::Dtype;
 use serde_json::{Value, json};
@@ -17,6 +16,7 @@ use support::args::Args;
 use support::folders::{Float, Folders, SMOLLM2};
 use support::peer::Peer;
 use support::table::{Row, Table};
+use support::words;
 use tch::Device;
 
 /// The first updates fill caches.
@@ -30,8 +30,8 @@ fn main() {
     // Rows and tokens, and how many of these are the prompt.
     let (rows, tokens, prompt) = if args.quick { (2, 12, 4) } else { (4, 256, 64) };
     for float in Float::ALL {
-        let work = Work { folder: folders.of(float), float, rows, tokens, prompt };
-        work.prepare(args.quick);
+        let work = Work { folder: folders.of(float), float, rows };
+        words::prepare(&work.folder, args.quick, (rows, tokens, prompt));
         for policy in ["sft", "kd"] {
             for threads in args.threads.clone() {
                 let name = format!("{policy} {} {rows}x{tokens}, {threads} threads", float.name());
@@ -50,34 +50,9 @@ struct Work {
     folder: PathBuf,
     float: Float,
     rows: usize,
-    tokens: usize,
-    prompt: usize,
 }
 
 impl Work {
-    /// A tokenizer of as many tokens as the model has rows, and the rows.
-    fn prepare(&self, quick: bool) {
-        let config: Value =
-            serde_json::from_slice(&std::fs::read(self.folder.join("config.json")).unwrap()).unwrap();
-        let size = config["vocab_size"].as_u64().unwrap();
-        let vocab: serde_json::Map<String, Value> =
-            (0..size).map(|id| (format!("t{id}"), id.into())).collect();
-        let tokenizer = json!({
-            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
-            "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
-            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "t0"},
-        });
-        let folder = Folder::create(&self.folder).unwrap();
-        folder.write_bytes("tokenizer.json", tokenizer.to_string().as_bytes()).unwrap();
-        let most = if quick { 16 } else { size };
-        let row = |r: usize| {
-            let ids: Vec<u64> =
-                (0..self.tokens).map(|t| ((r * 7919 + t * 104_729 + 17) as u64) % most).collect();
-            format!("{}\n", json!({"ids": ids, "prompt_len": self.prompt}))
-        };
-        folder.write_bytes("rows.jsonl", (0..self.rows).map(row).collect::<String>().as_bytes()).unwrap();
-    }
-
     fn row(&self, name: String, policy: &str, threads: usize, rounds: usize, peer: &mut Option<Peer>) -> Row {
         let mut ask = json!({
             "do": "update", "policy": policy, "folder": self.folder, "threads": threads, "bf16": self.float.name() == "bf16",

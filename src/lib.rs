@@ -32,7 +32,11 @@ pub mod model;
 pub mod decode;
 
 // Layer 4
+pub mod rollout;
+
 pub mod checkpoint;
+
+pub mod eval;
 
 pub mod report;
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The rooms in order: each uses only those before it.
-const ROOMS: [&str; 15] = [
+const ROOMS: [&str; 17] = [
     "error",
     "seed",
     "signal",
@@ -20,7 +20,9 @@ const ROOMS: [&str; 15] = [
     "optim",
     "model",
     "decode",
+    "rollout",
     "checkpoint",
+    "eval",
     "report",
     "train",
 ];

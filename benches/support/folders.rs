@@ -96,6 +96,10 @@ pub const TEN_MILLION: Llama =
 pub const SMOLLM2: Llama =
     Llama { hidden: 576, layers: 30, heads: 9, kv_heads: 3, ffn: 1536, vocabulary: 49152 };
 
+/// A student of a third of its size.
+pub const SMOLLM2_THIRD: Llama =
+    Llama { hidden: 384, layers: 16, heads: 6, kv_heads: 2, ffn: 1024, vocabulary: 49152 };
+
 /// The shape's config.json, or one like it that takes no time.
 fn config(quick: bool, shape: Llama) -> Value {
     let mut config = json!({

@@ -5,3 +5,4 @@ pub mod args;
 pub mod folders;
 pub mod peer;
 pub mod table;
+pub mod words;

@@ -17,6 +17,8 @@ pub struct Table {
     head: String,
     rows: Vec<String>,
     agreement: Option<Agreement>,
+    /// What the other side is called.
+    peer: &'static str,
 }
 
 impl Table {
@@ -37,7 +39,12 @@ impl Table {
             format!("* rounds: {}, ours and theirs in turn", args.rounds),
             format!("* command: `{real}{python}cargo bench --bench {bench} -- {}`", given.join(" ")),
         ];
-        Table { head: head.join("\n"), rows: Vec::new(), agreement: None }
+        Table { head: head.join("\n"), rows: Vec::new(), agreement: None, peer: "transformers" }
+    }
+
+    /// The same beside another peer.
+    pub fn beside(self, peer: &'static str) -> Self {
+        Table { peer, ..self }
     }
 
     /// What it was measured on.
@@ -74,7 +81,7 @@ impl Table {
                 "* agreement, at worst: logits {distance:.1e} apart (relative), argmax equal at {same:.1}% of positions"
             );
         }
-        println!("\n| row | retort | transformers | ratio, median | ratio, spread |");
+        println!("\n| row | retort | {} | ratio, median | ratio, spread |", self.peer);
         println!("|---|---:|---:|---:|---:|");
         self.rows.iter().for_each(|row| println!("{row}"));
     }

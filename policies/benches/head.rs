@@ -4,8 +4,8 @@
 //!
 //!     cargo bench -p retort-policies --bench head > benches/results/head.md
 //!
-//! Options, behind `--`: `--rounds N`, `--threads N`, `--tokens A,B,C`, `--loss minillm|kd`, `--quick` (tiny
-//! sizes: does it still run?), and `--sweep` (chunk sizes beside each other in place of the table).
+//! Options, behind `--`: `--rounds N`, `--threads N`, `--tokens A,B,C`, `--loss minillm|kd`, `--dtype f32|bf16`,
+//! `--quick` (tiny sizes: does it still run?), and `--sweep` (chunk sizes beside each other in place of the table).
 
 #![expect(clippy::unwrap_used, reason = "a bench stops where something is wrong")]
 
@@ -31,6 +31,7 @@ fn main() {
     let tokens = after("--tokens").unwrap_or(if quick { "40".into() } else { "512,2048,8192".into() });
     let bench = Bench {
         losses: after("--loss").map_or(vec!["minillm".into(), "kd".into()], |loss| vec![loss]),
+        dtypes: after("--dtype").map_or(vec!["f32".into(), "bf16".into()], |dtype| vec![dtype]),
         tokens: tokens.split(',').map(|n| n.parse().unwrap()).collect(),
         rounds: number("--rounds", if quick { 1 } else { 3 }),
         threads: number("--threads", 1),
@@ -42,6 +43,7 @@ fn main() {
 
 struct Bench {
     losses: Vec<String>,
+    dtypes: Vec<String>,
     tokens: Vec<i64>,
     rounds: i64,
     threads: i64,
@@ -64,9 +66,10 @@ struct Measured {
 }
 
 impl Bench {
-    fn ask(&self, side: &str, loss: &str, tokens: i64, chunks: Chunks) -> Measured {
+    fn ask(&self, side: &str, loss: &str, dtype: &str, tokens: i64, chunks: Chunks) -> Measured {
         let (v, d, threads) = (self.vocabulary, self.hidden, self.threads);
-        let job = format!("{side} {loss} {tokens} {v} {d} {threads} {} {}", chunks.tokens, chunks.block);
+        let job =
+            format!("{side} {loss} {tokens} {v} {d} {threads} {} {} {dtype}", chunks.tokens, chunks.block);
         let output = Command::new(std::env::current_exe().unwrap()).args(["--child", &job]).output().unwrap();
         let said = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "{job}: {}", String::from_utf8_lossy(&output.stderr));
@@ -81,25 +84,29 @@ impl Bench {
         println!("* machine: {}, {} thread(s)", cpu(), self.threads);
         println!("* date: {}", said("date", &["-u", "+%Y-%m-%d"]));
         println!("* commit: {}", commit());
-        println!("* sizes: vocabulary {}, hidden {} (both models), float32", self.vocabulary, self.hidden);
+        println!("* sizes: vocabulary {}, hidden {} (both models)", self.vocabulary, self.hidden);
         println!("* chunks: {} tokens, softmax in blocks of {}", chunks.tokens, chunks.block);
         println!("* rounds: {}, plain and fused in turn, a process each, first pass not timed", self.rounds);
         println!("* command: `cargo bench -p retort-policies --bench head -- {}`\n", given.join(" "));
         println!(
-            "| loss, tokens | plain | fused | plain/fused, median | spread | processor time, plain/fused | spread | plain, peak | fused, peak | plain, above its inputs | fused, above | fused/plain, peak | above |"
+            "| dtype, loss, tokens | plain | fused | plain/fused, median | spread | processor time, plain/fused | spread | plain, peak | fused, peak | plain, above its inputs | fused, above | fused/plain, peak | above |"
         );
         println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
-        for loss in &self.losses {
-            self.tokens.iter().for_each(|tokens| self.row(loss, *tokens, chunks));
+        for dtype in &self.dtypes {
+            for loss in &self.losses {
+                self.tokens.iter().for_each(|tokens| self.row(loss, dtype, *tokens, chunks));
+            }
         }
     }
 
-    fn row(&self, loss: &str, tokens: i64, chunks: Chunks) {
-        let sides: Vec<(Measured, Measured)> = (0..self.rounds)
-            .map(|_| (self.ask("plain", loss, tokens, chunks), self.ask("fused", loss, tokens, chunks)))
-            .collect();
+    fn row(&self, loss: &str, dtype: &str, tokens: i64, chunks: Chunks) {
+        let ask = |side| self.ask(side, loss, dtype, tokens, chunks);
+        let sides: Vec<(Measured, Measured)> =
+            (0..self.rounds).map(|_| (ask("plain"), ask("fused"))).collect();
+        // The plain side rounds logits and what comes back to them to bfloat16.
+        let most = if dtype == "bf16" { 2e-2 } else { 1e-4 };
         for (plain, fused) in &sides {
-            let near = |a: f64, b: f64| (a - b).abs() <= 1e-4 * b.abs();
+            let near = |a: f64, b: f64| (a - b).abs() <= most * b.abs();
             assert!(near(fused.loss, plain.loss), "{fused:?} {plain:?}");
             assert!(
                 near(fused.norms.0, plain.norms.0) && near(fused.norms.1, plain.norms.1),
@@ -118,7 +125,7 @@ impl Bench {
         };
         let mib = |bytes: Vec<f64>| format!("{:.0} MiB", median(&bytes) / f64::from(1 << 20));
         println!(
-            "| {loss}, {tokens} | {:.2} s | {:.2} s | {} | {} | {} | {} | {} | {} | {:.3} | {:.3} |",
+            "| {dtype}, {loss}, {tokens} | {:.2} s | {:.2} s | {} | {} | {} | {} | {} | {} | {:.3} | {:.3} |",
             median(&of(|(p, _)| p.seconds)),
             median(&of(|(_, f)| f.seconds)),
             ratio(&of(|(p, f)| p.seconds / f.seconds)),
@@ -141,7 +148,8 @@ impl Bench {
             let mut best = vec![f64::MAX; all.len()];
             for _ in 0..self.rounds {
                 for (best, chunks) in best.iter_mut().zip(&all) {
-                    *best = best.min(self.ask("fused", &self.losses[0], *tokens, *chunks).work);
+                    *best =
+                        best.min(self.ask("fused", &self.losses[0], &self.dtypes[0], *tokens, *chunks).work);
                 }
             }
             for (seconds, Chunks { tokens: chunk, block }) in best.iter().zip(&all) {
@@ -168,11 +176,12 @@ fn child(job: &[&str]) {
     let number = |i: usize| job[i].parse::<i64>().unwrap();
     let (n, v, d) = (number(2), number(3), number(4));
     tch::set_num_threads(number(5) as i32);
+    let kind = if job[8] == "bf16" { Kind::BFloat16 } else { Kind::Float };
     let work = Work {
-        hidden_nd: waves(&[n, d], 0.37, 1.0),
-        teacher_nd: waves(&[n, d], 0.73, 1.0),
-        weight_vd: waves(&[v, d], 0.51, 0.1),
-        teacher_vd: waves(&[v, d], 0.91, 0.1),
+        hidden_nd: waves(&[n, d], 0.37, 1.0).to_kind(kind),
+        teacher_nd: waves(&[n, d], 0.73, 1.0).to_kind(kind),
+        weight_vd: waves(&[v, d], 0.51, 0.1).to_kind(kind),
+        teacher_vd: waves(&[v, d], 0.91, 0.1).to_kind(kind),
         targets_n: (Tensor::arange(n, (Kind::Int64, Device::Cpu)) * 7919).remainder(v),
         advantage_n: waves(&[n], 1.3, 1.0),
         log_old_n: waves(&[n], 1.7, 0.3) - 11.0,
@@ -188,20 +197,21 @@ fn child(job: &[&str]) {
     let (loss, hidden, weight) = once();
     let (seconds, work) = (start.elapsed().as_secs_f64(), processor() - before);
     let peak = status("VmHWM");
-    let norm = |t: &Tensor| t.norm().double_value(&[]);
+    let norm = |t: &Tensor| t.to_kind(Kind::Float).norm().double_value(&[]);
     println!("{seconds} {work} {peak} {} {loss} {} {}", peak - inputs, norm(&hidden), norm(&weight));
 }
 
 impl Work {
-    /// As it is written without a fused head: whole logits, autograd. The teacher's side carries no graph.
+    /// As it is written without a fused head: whole logits, autograd, the softmax in float32. The teacher's
+    /// side carries no graph.
     fn plain(&self) -> (f64, Tensor, Tensor) {
         let hidden_nd = self.hidden_nd.detach().set_requires_grad(true);
         let weight_vd = self.weight_vd.detach().set_requires_grad(true);
         let lp_nv = {
             let _off = tch::no_grad_guard();
-            self.teacher_nd.matmul(&self.teacher_vd.transpose(0, 1)).log_softmax(-1, None::<Kind>)
+            self.teacher_nd.matmul(&self.teacher_vd.transpose(0, 1)).log_softmax(-1, Kind::Float)
         };
-        let lq_nv = hidden_nd.matmul(&weight_vd.transpose(0, 1)).log_softmax(-1, None::<Kind>);
+        let lq_nv = hidden_nd.matmul(&weight_vd.transpose(0, 1)).log_softmax(-1, Kind::Float);
         let lq_n = lq_nv.gather(-1, &self.targets_n.unsqueeze(-1), false).squeeze_dim(-1);
         let loss = if self.minillm {
             let kl_n = (lq_nv.exp() * (&lq_nv - &lp_nv)).sum_dim_intlist(-1i64, false, None::<Kind>);

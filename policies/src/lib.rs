@@ -163,6 +163,8 @@ pub struct Plan {
     pub replay: Option<usize>,
     /// Sampling must be at temperature 1 without top-k and top-p.
     pub unfiltered: bool,
+    /// Gradients of each variant whose variance is measured now and then; 0 for none.
+    pub variance: usize,
     /// What the main part is divided by. The corpus part is always divided by its tokens.
     pub unit: Unit,
 }
@@ -180,6 +182,7 @@ impl Default for Plan {
             inner_epochs: 1,
             replay: None,
             unfiltered: false,
+            variance: 0,
             unit: Unit::Tokens,
         }
     }
@@ -216,6 +219,12 @@ pub trait Policy: Debug + Send {
 
     /// The summed loss of a micro-batch, and its gradient.
     fn score(&self, view: View<'_>) -> Result<Scored>;
+
+    /// The policy with its tricks on and off, by name, the one without bias first: what
+    /// [`Plan::variance`] is measured of.
+    fn variants(&self) -> Vec<(&'static str, Box<dyn Policy>)> {
+        Vec::new()
+    }
 
     /// Hears the token mean of the cross-entropy on gold validation rows, once before training and
     /// then at each validation.

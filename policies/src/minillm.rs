@@ -28,6 +28,8 @@
 //! for variance. `weights = "prefix"` replaces w by the unbiased products `W_u = prod_{s<=u} w_s`:
 //! `r[u]` becomes `W_u r[u]`, rho loses its w, omega becomes `prod_{s<t} w_s`.
 //!
+//! `measure_variance = N` takes N gradients of each variant (one trick off, and `exact`) at every evaluation.
+//!
 //! Deviations from the print and from the public code:
 //! * The paper divides by T-t-1 with t from 1, one less than the number of terms (1/0 at the end); here by
 //!   their number.
@@ -41,6 +43,7 @@
 pub mod presets;
 
 use serde_json::Value;
+use tch::Kind;
 
 use crate::config::{Table, written};
 use crate::objective::divergence::Divergence;
@@ -94,7 +97,20 @@ impl MiniLlm {
             let kl = Term::new("reverse-kl", Loss::Divergence(Divergence::ReverseKl), 1.0);
             terms.push(Term { each_n: Some(omega_n), ..kl });
         }
-        view.fused(&terms, 1.0)
+        // Of no weight: what the student says of the tokens now, for the share that is clipped.
+        terms.push(Term::new("nll", Loss::CrossEntropy, 0.0));
+        let (advantage_n, log_old_n, ratio_n) =
+            (view.signal(|s| &s.advantage)?, view.signal(|s| &s.log_old)?, view.signal(|s| &s.ratio)?);
+        let mut scored = view.fused(&terms, 1.0)?;
+        let nll_n = scored.forget_last()?.f_to_kind(Kind::Double)?;
+        if let Some(eps) = self.0.clip_range.get() {
+            let rho_n = nll_n.f_add(&log_old_n)?.f_neg()?.f_exp()?.f_mul(&ratio_n)?;
+            let (over_n, under_n) = (rho_n.f_gt(1.0 + eps)?, rho_n.f_lt(1.0 - eps)?);
+            let up_n = advantage_n.f_gt(0.0)?.f_logical_and(&over_n)?;
+            let down_n = advantage_n.f_lt(0.0)?.f_logical_and(&under_n)?;
+            scored.watched.push(("clip_share", up_n.f_logical_or(&down_n)?.f_sum(Kind::Double)?));
+        }
+        Ok(scored)
     }
 
     /// `corpus_weight L_pt`.
@@ -132,6 +148,7 @@ impl Policy for MiniLlm {
             inner_epochs: s.inner_epochs,
             replay: None,
             unfiltered: s.alpha > 0.0,
+            variance: s.measure_variance,
             unit: s.normalise,
         }
     }
@@ -153,6 +170,19 @@ impl Policy for MiniLlm {
         Moments::of(&advantages, cells, update.total)?.whiten(&mut advantages);
         all.iter_mut().zip(advantages).for_each(|(signals, advantage)| signals.advantage = advantage);
         Ok(all)
+    }
+
+    fn variants(&self) -> Vec<(&'static str, Box<dyn Policy>)> {
+        let own = || self.0.clone();
+        let exact = Settings { normalise: own().normalise, ..presets::Preset::Exact.settings() };
+        let variants = [
+            ("exact", exact),
+            ("full", own()),
+            ("no_single_step", Settings { single_step: false, return_from: From::Current, ..own() }),
+            ("no_mixing", Settings { alpha: 0.0, ..own() }),
+            ("no_length_norm", Settings { length_norm: false, ..own() }),
+        ];
+        variants.into_iter().map(|(name, s)| (name, Box::new(MiniLlm(s)) as Box<dyn Policy>)).collect()
     }
 
     fn score(&self, view: View<'_>) -> Result<Scored> {

@@ -115,6 +115,7 @@ impl View<'_> {
             names: terms.iter().map(|t| t.name).collect(),
             sums_k: made.sums_k,
             values_kn: made.values_kn,
+            watched: Vec::new(),
             tokens,
             rows: self.lengths.len(),
             grad: made.grad,
@@ -153,6 +154,8 @@ pub struct Scored {
     pub sums_k: Tensor,
     /// Each term at each token, unweighted.
     pub values_kn: Tensor,
+    /// Sums over tokens that are watched and not learnt (float64, no dimension), on the device.
+    pub watched: Vec<(&'static str, Tensor)>,
     /// Tokens summed over.
     pub tokens: usize,
     /// Rows summed over.
@@ -165,6 +168,16 @@ impl Scored {
     /// The summed loss as a number; waits for the device.
     pub fn loss(&self) -> Result<f64> {
         Ok(self.loss.f_double_value(&[])?)
+    }
+
+    /// Takes the last term out, which had no weight, and answers its values at each token.
+    pub(crate) fn forget_last(&mut self) -> Result<Tensor> {
+        let last = self.names.len() as i64 - 1;
+        let value_n = self.values_kn.f_select(0, last)?;
+        self.names.pop();
+        self.sums_k = self.sums_k.f_narrow(0, 0, last)?;
+        self.values_kn = self.values_kn.f_narrow(0, 0, last)?;
+        Ok(value_n)
     }
 
     /// The unweighted sum of each term; waits for the device.

@@ -2,8 +2,9 @@
 //! `store`, `weights`, `optim`, `model`.
 //!
 //! `checkpoints/step-N/` is a model folder (the float32 masters, with config and tokenizer) with
-//! `optimizer.safetensors` (both moments by parameter name) and `state.json` (counters, the sampler's
-//! place, the policy's own state, how long metrics.jsonl is). It is written under a hidden name; then
+//! `optimizer.safetensors` (both moments by parameter name), `adapters.safetensors` where LoRA learns (the model's
+//! weights are then merged ones), and `state.json` (counters, the sampler's place, the policy's own state, how long
+//! metrics.jsonl is), and the replies at hand where the run samples. It is written under a hidden name; then
 //! `manifest.json` with sizes and digests is written in it; then it takes its name. What was saved last
 //! and verifies is what a run resumes from.
 
@@ -29,6 +30,21 @@ use manifest::Manifest;
 const LONGEST: u64 = 1 << 30;
 const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
+const ADAPTERS: &str = "adapters.safetensors";
+
+const ROLLOUTS: &str = "rollouts.json";
+const ROLLOUT_STATES: &str = "rollouts.safetensors";
+
+/// The replies that a run has at hand.
+#[derive(Debug)]
+pub struct Rollouts {
+    /// Tokens and numbers.
+    pub json: Vec<u8>,
+    /// The teacher's states, in the type that they were computed in.
+    pub states: Vec<(String, Tensor)>,
+    /// The type that they are written in.
+    pub dtype: Dtype,
+}
 
 /// What a run is beside its weights and moments.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -50,14 +66,20 @@ pub struct State {
     pub tokens: u64,
     /// The length of metrics.jsonl.
     pub metrics: u64,
+    /// The length of samples.jsonl.
+    pub samples: u64,
     /// The length of TensorBoard's event file.
     pub events: u64,
     /// The update after which an evaluation was written last.
     pub evaluated: Option<u64>,
+    /// The update after which the gradient's variance was measured last.
+    pub measured: Option<u64>,
     /// The best evaluation so far, and the update it came after.
     pub best: Option<(f64, u64)>,
     /// What the policy itself has to keep.
     pub policy: Value,
+    /// The digest of the weights that adapters stand on, where there are adapters.
+    pub base: Option<String>,
 }
 
 /// A run directory, held by this process alone.
@@ -103,13 +125,16 @@ impl RunDir {
         self.checkpoints().join(format!("step-{step}"))
     }
 
-    /// Saves a checkpoint: `weights` are the masters by name.
+    /// Saves a checkpoint: `weights` are the masters by name, adapters merged into them; those by themselves are in
+    /// `adapters`, of which there may be none.
     pub fn save(
         &self,
         state: &State,
         files: &ModelFiles,
         weights: &[(String, Tensor)],
+        adapters: &[(String, Tensor)],
         optimizer: &Optimizer,
+        rollouts: Option<&Rollouts>,
     ) -> Result<()> {
         let target = self.step_folder(state.step);
         // One that stands there did not verify, or it would have been resumed from.
@@ -119,7 +144,14 @@ impl RunDir {
         let folder = staged.folder();
         files.write(folder, Dtype::F32)?;
         write_tensors_to(folder, "model.safetensors", weights, Dtype::F32)?;
+        if !adapters.is_empty() {
+            write_tensors_to(folder, ADAPTERS, adapters, Dtype::F32)?;
+        }
         write_tensors_to(folder, OPTIMIZER, &optimizer.state(), Dtype::F32)?;
+        if let Some(rollouts) = rollouts {
+            folder.write_bytes(ROLLOUTS, &rollouts.json)?;
+            write_tensors_to(folder, ROLLOUT_STATES, &rollouts.states, rollouts.dtype)?;
+        }
         let json = serde_json::to_vec(state).map_err(|e| Error::bug("JSON cannot be written").found(e))?;
         folder.write_bytes(STATE, &json)?;
         Manifest::of(folder.root(), state.step)?.write(folder)?;
@@ -210,6 +242,18 @@ impl Checkpoint {
         let state =
             serde_json::from_slice(&bytes).map_err(|e| Error::data("not a state").file(&file).found(e))?;
         Ok(Checkpoint { path: path.to_path_buf(), state })
+    }
+
+    /// The replies that the run had at hand, where it had some.
+    pub fn rollouts(&self) -> Result<Option<Rollouts>> {
+        let Some(json) = read_file(&self.path.join(ROLLOUTS), LONGEST)? else { return Ok(None) };
+        let states = folder::read_tensors(&self.path.join(ROLLOUT_STATES))?;
+        Ok(Some(Rollouts { json, states, dtype: Dtype::F32 }))
+    }
+
+    /// The adapters of a run that has some.
+    pub fn adapters(&self) -> Result<Vec<(String, Tensor)>> {
+        folder::read_tensors(&self.path.join(ADAPTERS))
     }
 
     /// Gives the optimizer its moments back.

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use super::eval::Metric;
 use super::machine::{DeviceChoice, DtypeChoice};
 use crate::config::numbers::{at_least_one, at_least_zero};
 use crate::decode::Sampling;
@@ -34,6 +35,7 @@ Examples:
   retort generate --model MODEL --prompt 'Hello'        a sampled reply; --greedy for the most probable
   retort gap --teacher T --student S --input rows.jsonl how far S is from T on these responses
   retort distill run.toml --out runs/one                train a student
+  retort eval --model MODEL --input rows.jsonl --metrics rouge_l,perplexity
   retort import model.gguf --out MODEL                  a Hugging Face folder from a GGUF file
 
 Exit codes:
@@ -64,6 +66,8 @@ pub enum Command {
     Generate(Generate),
     /// How far a student is from its teacher on given rows
     Gap(Gap),
+    /// How good replies are, and a model's probabilities of given ones
+    Eval(Eval),
     /// A conversation, line by line
     Chat(Chat),
     /// What a model folder holds, how far a run is, or what a config sets
@@ -226,6 +230,58 @@ pub struct Gap {
     pub rows: Rows,
 }
 
+/// `retort eval`.
+#[derive(Debug, Args)]
+#[command(long_about = "How good replies are, and a model's probabilities of given ones.
+
+The answer is one object, a key a metric, each {\"mean\", \"low\", \"high\", \"n\"} with a 95 % interval:
+  rouge_l       x 100, against the best of a row's references, as rouge_score has it with its stemmer
+  exact_match   share of replies that equal a reference, white space around them aside
+  distinct_4    distinct over all 4-grams of tokens, pooled over the n replies of a seed
+  eos_rate      share of replies that came to their own end
+  length        words of a reply
+  perplexity    of the rows' responses; with --teacher its own beside it, and the gap in nats a token
+  exposure      ExAccErr in percent at the greatest length, and its curve (needs --teacher)
+  ece           calibration on rows with choices and answer, over 10 equal bins of confidence
+Rows are resampled, what the seeds gave for a row averaged first; of distinct_4 subsamples.
+--responses scores the replies of a file (lines as generate writes them, in the order of --input): of them
+rouge_l, exact_match and length need response alone, distinct_4 ids, eos_rate finish.")]
+pub struct Eval {
+    /// The model: a folder, or org/name in the Hugging Face cache
+    #[arg(long, value_name = "MODEL", required_unless_present = "responses")]
+    pub model: Option<String>,
+    /// Its teacher, for exposure and beside its perplexity
+    #[arg(long, value_name = "MODEL", requires = "model")]
+    pub teacher: Option<String>,
+    /// Replies that were made before, JSON lines
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["model", "seed", "seeds"])]
+    pub responses: Option<PathBuf>,
+    /// What to measure, with commas between
+    #[arg(long, value_name = "LIST", required = true, value_delimiter = ',')]
+    pub metrics: Vec<Metric>,
+    /// Seeds, a reply to each prompt for each (with --greedy one will do)
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "10,20,30,40,50",
+        conflicts_with = "seed"
+    )]
+    pub seeds: Vec<u64>,
+    /// The rows.
+    #[command(flatten)]
+    pub rows: Rows,
+    /// How replies are sampled.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Prompts that are decoded together
+    #[arg(long, default_value = "32", value_name = "N", value_parser = at_least_one)]
+    pub batch: usize,
+    /// Measure exposure as the reference code of MiniLLM does
+    #[arg(long)]
+    pub lmops: bool,
+}
+
 /// `retort chat`.
 #[derive(Debug, Args)]
 #[command(long_about = "A conversation, line by line: each line of standard input gets a reply.
@@ -269,9 +325,9 @@ pub struct SamplingArgs {
     /// The most probable token each time; temperature, top-k and top-p do nothing then
     #[arg(long)]
     pub greedy: bool,
-    /// What every draw depends on, beside its row and position
-    #[arg(long, default_value = "0", value_name = "N")]
-    pub seed: u64,
+    /// What every draw depends on, beside its row and position (0 unless told)
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
 }
 
 impl SamplingArgs {
@@ -285,7 +341,7 @@ impl SamplingArgs {
             greedy: self.greedy,
             max_new_tokens: self.max_new_tokens,
             min_new_tokens: self.min_new_tokens,
-            seed: self.seed,
+            seed: self.seed.unwrap_or(0),
             ..Sampling::default()
         }
     }

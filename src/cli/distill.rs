@@ -11,7 +11,7 @@ use super::output::{Out, bytes, count, table};
 use crate::config::RunConfig;
 use crate::data::Counts;
 use crate::error::{Error, Result};
-use crate::train::{self, News, Options, Plan, Watch};
+use crate::train::{self, Found, News, Options, Plan, Watch};
 
 pub(super) fn run(args: &Distill, common: &Common) -> Result<()> {
     if !args.config.exists() {
@@ -38,7 +38,7 @@ pub(super) fn run(args: &Distill, common: &Common) -> Result<()> {
     if common.json {
         answer.json(&json!({
             "run": finished.run, "steps": finished.steps, "done": finished.done, "final": last,
-            "best": finished.best.map(|(loss, step)| json!({"path": best, "valid_loss": loss, "step": step})),
+            "best": finished.best.map(|b| json!({"path": best, b.name: b.value, "step": b.step})),
         }))?;
         return answer.finish();
     }
@@ -46,8 +46,9 @@ pub(super) fn run(args: &Distill, common: &Common) -> Result<()> {
         ("updates", format!("{} ({} of them now)", finished.steps, finished.done)),
         ("model", last.display().to_string()),
     ];
-    if let Some((loss, step)) = finished.best {
-        rows.push(("best", format!("{} (valid loss {loss:.4}, update {step})", best.display())));
+    if let Some(Found { name, value, step }) = finished.best {
+        let what = name.replace('_', " ");
+        rows.push(("best", format!("{} ({what} {value:.4}, update {step})", best.display())));
     }
     answer.text(&table(&rows.into_iter().map(|(k, v)| vec![k.to_string(), v]).collect::<Vec<_>>()))?;
     answer.finish()
@@ -58,7 +59,7 @@ fn show(plan: &Plan, common: &Common) -> Result<()> {
     let mut answer = Out::stdout();
     if common.json {
         answer.json(&json!({
-            "run": plan.out, "params": plan.parameters, "teacher_params": plan.teacher_parameters,
+            "run": plan.out, "params": plan.parameters, "adapter_params": plan.adapters, "teacher_params": plan.teacher_parameters,
             "rows": plan.rows, "valid": plan.valid, "steps": plan.steps,
             "tokens_at_once": plan.at_once.map(|(tokens, _)| tokens),
             "recompute": plan.at_once.map(|(_, twice)| twice),
@@ -70,6 +71,7 @@ fn show(plan: &Plan, common: &Common) -> Result<()> {
     }
     let mut rows = vec![("run directory", plan.out.display().to_string())];
     rows.push(("student", format!("{} parameters", count(plan.parameters as i64))));
+    rows.extend(plan.adapters.map(|n| ("adapters", format!("{} parameters, which learn", count(n as i64)))));
     rows.extend(plan.teacher_parameters.map(|n| ("teacher", format!("{} parameters", count(n as i64)))));
     for (what, counts) in [("rows", plan.rows), ("held-out rows", plan.valid)] {
         rows.extend(counts.map(|c| (what, counted(&c))));
@@ -96,8 +98,13 @@ fn show(plan: &Plan, common: &Common) -> Result<()> {
 fn counted(c: &Counts) -> String {
     let mut text =
         format!("{}, {} tokens, {} learnt", c.rows, count(c.tokens as i64), count(c.learnt as i64));
-    for (n, what) in [(c.shortened, "prompts shortened"), (c.cut, "responses cut"), (c.rejected, "bad rows")]
-    {
+    for (n, what) in [
+        (c.shortened, "prompts shortened"),
+        (c.cut, "responses cut"),
+        (c.left_out, "replies left out"),
+        (c.last_alone, "conversations learnt by their last reply"),
+        (c.rejected, "bad rows"),
+    ] {
         if n > 0 {
             text += &format!(", {n} {what}");
         }
@@ -183,7 +190,8 @@ impl Watch for Bar {
             return;
         }
         self.clear();
-        let shown = values.iter().filter(|(name, _)| *name != "tokens");
+        let beside = ["tokens", "prompts", "rouge_l_low", "rouge_l_high"];
+        let shown = values.iter().filter(|(name, _)| !beside.contains(name));
         let shown: Vec<String> = shown.map(|(name, value)| format!("{name} {value:.4}")).collect();
         let _ = writeln!(std::io::stderr(), "after update {step}: {}", shown.join("  "));
     }

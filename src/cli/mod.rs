@@ -7,6 +7,7 @@ mod args;
 mod chat;
 mod completions;
 mod distill;
+mod eval;
 mod gap;
 mod generate;
 mod import;
@@ -65,6 +66,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Score(args) => score::run(args, common),
         Command::Generate(args) => generate::run(args, common),
         Command::Gap(args) => gap::run(args, common),
+        Command::Eval(args) => eval::run(args, common),
         Command::Chat(args) => chat::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),
         Command::Import(args) => import::run(args, common),

@@ -148,7 +148,7 @@ pub(super) fn read_rows_with(
     Ok(Tokens { file: file.to_path_buf(), rows: read.rows, lines: read.lines, encoded })
 }
 
-fn rejects_of(input: &Path, output: Option<&Path>) -> PathBuf {
+pub(super) fn rejects_of(input: &Path, output: Option<&Path>) -> PathBuf {
     let beside = output.unwrap_or(input).parent().unwrap_or(Path::new(""));
     data::reader::rejects_path(input, beside)
 }

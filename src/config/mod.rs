@@ -33,7 +33,8 @@ use crate::error::{Error, Result};
 pub use list::{Listed, SetBy};
 use raw::{Document, Place};
 pub use settings::{
-    Best, Data, Length, MicroBatch, Origin, Sampling, Schedule, Settings, Student, Train, Warmup,
+    Best, Data, DocumentAttention, Eval, Learn, Length, Lora, MicroBatch, Origin, Sampling, Schedule,
+    Settings, Student, Train, Warmup,
 };
 pub use teacher::{Cache, Keep};
 

@@ -8,7 +8,8 @@ use super::RunConfig;
 use super::raw::{Document, Node, Raw, Table, find, json_table};
 use super::section::{Section, as_number, located};
 use super::settings::{
-    Best, Data, Length, MicroBatch, Origin, Sampling, Schedule, Settings, Student, Train, Warmup,
+    Best, Data, DocumentAttention, Eval, Learn, Length, Lora, MicroBatch, Origin, Sampling, Schedule,
+    Settings, Student, Train, Warmup,
 };
 use crate::error::{Error, Result};
 
@@ -19,7 +20,7 @@ pub(super) const RUN: &str = "run";
 pub(super) fn read(document: Document) -> Result<RunConfig> {
     let (file, top) = (document.file.as_path(), &document.table);
     let mut root = Section::of(file, top, "")?;
-    for table in ["student", "teacher", "data", "train", "sampling", RUN] {
+    for table in ["student", "teacher", "data", "train", "sampling", "eval", RUN] {
         root.node(table);
     }
     for entry in POLICIES {
@@ -31,13 +32,16 @@ pub(super) fn read(document: Document) -> Result<RunConfig> {
     root.finish()?;
     let (table, unused) = policy_tables(&document, entry)?;
     let (teacher, cache) = super::teacher::read(file, top)?;
+    let train = train(file, top)?;
+    let packs = source(build(&document, entry, &table)?.as_ref()) == policies::Source::Corpus;
     let settings = Settings {
         seed,
         student: student(file, top)?,
         teacher,
         cache,
         data: data(file, top)?,
-        train: train(file, top)?,
+        eval: eval(file, top, train.best == Best::RougeL && !packs)?,
+        train,
         sampling: sampling(file, top)?,
     };
     let config = RunConfig { file: file.to_path_buf(), settings, entry, table, unused, document };
@@ -106,8 +110,24 @@ fn student(file: &Path, top: &Table) -> Result<Student> {
         }
         Some(_) => return Err(section.wrong("model", wanted)),
     };
+    let lora = section.inside("lora", "student.lora")?;
+    let lora = if lora.is_there() { Some(lora_of(lora)?) } else { None };
     section.finish()?;
-    Ok(Student { model })
+    Ok(Student { model, lora })
+}
+
+fn lora_of(mut section: Section<'_>) -> Result<Lora> {
+    let rank = section.count("rank", 1)?.unwrap_or(8);
+    let alpha = section.number("alpha", 2.0 * rank as f64, "a number above 0", |x| x > 0.0)?;
+    let mut targets = section.texts("targets")?;
+    if targets.is_empty() {
+        if section.node("targets").is_some() {
+            return Err(section.wrong("targets", "attention, mlp or names of projections"));
+        }
+        targets = ["attention", "mlp"].map(String::from).to_vec();
+    }
+    section.finish()?;
+    Ok(Lora { rank, alpha, targets })
 }
 
 fn data(file: &Path, top: &Table) -> Result<Data> {
@@ -122,7 +142,13 @@ fn data(file: &Path, top: &Table) -> Result<Data> {
         template: section.text("template")?.unwrap_or("auto".into()),
         max_prompt: section.count("max_prompt", 1)?.unwrap_or(256),
         max_response: section.count("max_response", 1)?.unwrap_or(256),
+        learn: section.choice("learn", &Learn::NAMES, Learn::Replies)?,
         sequence: section.count("sequence", 2)?.unwrap_or(1024),
+        document_attention: section.choice(
+            "document_attention",
+            &DocumentAttention::NAMES,
+            DocumentAttention::Packed,
+        )?,
         skip_invalid: section.flag("skip_invalid", false)?,
     };
     section.finish()?;
@@ -226,11 +252,25 @@ fn sampling(file: &Path, top: &Table) -> Result<Sampling> {
     Ok(sampling)
 }
 
+/// `[eval]`; `replies` says whether the student replies to prompts unless told.
+fn eval(file: &Path, top: &Table, replies: bool) -> Result<Eval> {
+    let mut section = Section::of(file, top, "eval")?;
+    let unless_told = if replies { Eval::PROMPTS } else { 0 };
+    let prompts = section.count("prompts", 0)?.unwrap_or(unless_told);
+    section.finish()?;
+    Ok(Eval { prompts })
+}
+
+/// Where the rows of a policy's first update come from.
+fn source(policy: &dyn Policy) -> policies::Source {
+    policy.source(policies::Moment { step: 0, steps: 1, replay_full: false })
+}
+
 /// What settings of different tables must be to each other.
 fn fitting(config: &RunConfig) -> Result<()> {
     let (settings, file) = (&config.settings, config.file.as_path());
     let plan = config.policy()?.plan();
-    let source = config.policy()?.source(policies::Moment { step: 0, steps: 1, replay_full: false });
+    let source = source(config.policy()?.as_ref());
     let name = config.entry.name;
     if source == policies::Source::Corpus {
         if settings.data.corpus.is_empty() {
@@ -244,6 +284,11 @@ fn fitting(config: &RunConfig) -> Result<()> {
         return Err(missing(file, "teacher.model", &format!("a model folder: {name} has a teacher")));
     }
     super::teacher::check(config, &plan, &source)?;
+    if settings.student.lora.is_some() && matches!(settings.student.model, Origin::Config(_)) {
+        return Err(located(file, "student.lora", config.place("student.lora"))
+            .expected("a student.model with weights, which adapters leave as they are")
+            .found("random weights"));
+    }
     let s = &settings.sampling;
     if plan.unfiltered {
         for (key, off) in

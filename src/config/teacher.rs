@@ -6,7 +6,7 @@ use retort_policies::{Plan, Source};
 
 use super::raw::{Place, Table};
 use super::section::{Section, located};
-use super::{RunConfig, write};
+use super::{DocumentAttention, RunConfig, write};
 use crate::error::{Error, Result};
 
 /// What is kept of a teacher, so that later epochs need not ask it again.
@@ -85,10 +85,15 @@ pub(super) fn lines(model: &str, cache: &Cache) -> Vec<(String, String)> {
 pub(super) fn check(config: &RunConfig, plan: &Plan, source: &Source) -> Result<()> {
     let (keep, name) = (config.settings.cache.keep, config.entry.name);
     let fixed = matches!(source, Source::Gold | Source::Teacher | Source::Corpus) && !plan.rollout;
+    let apart =
+        *source == Source::Corpus && config.settings.data.document_attention == DocumentAttention::Own;
     let expected = match keep {
         Keep::None => return Ok(()),
         _ if !plan.teacher => format!("\"none\": this {name} asks its teacher nothing at an update"),
         _ if !fixed => format!("\"none\": the rows of {name} are new at every update"),
+        _ if apart => {
+            "\"none\" with data.document_attention = \"own\": packed rows are kept whole".to_string()
+        }
         Keep::Tokens if !plan.draws => {
             "\"states\" or \"none\": drawn tokens serve the forward KL at temperature 1 alone".to_string()
         }

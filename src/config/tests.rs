@@ -33,6 +33,19 @@ fn what_is_not_said_has_its_default() {
     assert_eq!((s.data.template.as_str(), s.sampling.temperature, s.sampling.top_p), ("auto", 1.0, 1.0));
 }
 
+/// Replies are sampled where something is decided by them, or where they are asked for.
+#[test]
+fn prompts_are_replied_to_where_rouge_l_decides() {
+    let prompts = |set: &[&str]| load(SMALL, set).unwrap().settings.eval.prompts;
+    assert_eq!(prompts(&[]), 256);
+    assert_eq!(prompts(&["train.best=valid-loss"]), 0);
+    assert_eq!(prompts(&["train.best=valid-loss", "eval.prompts=30"]), 30);
+    assert_eq!(prompts(&["eval.prompts=0"]), 0);
+    assert_eq!(prompts(&["policy=minima", "teacher.model=t", "data.corpus=c"]), 0);
+    let e = load(SMALL, &["eval.prompt=3"]).unwrap_err().to_string();
+    assert!(e.contains("did you mean eval.prompts?"), "{e}");
+}
+
 #[test]
 fn mistakes_name_their_line() {
     let with =
@@ -50,6 +63,28 @@ fn mistakes_name_their_line() {
         (with("train", "batch = 0"), "train.batch: expected a whole number from 1 on, found 0"),
         (with("train", "micro_batch = \"big\""), "train.micro_batch: expected \"auto\""),
         (with("train", "min_lr = 1.0"), "train.min_lr: expected at most lr"),
+        (with("data", "learn = \"all\""), "run.toml:6: data.learn: expected replies, last, found \"all\""),
+        (
+            format!("{SMALL}[student.lora]\nrank = 0\n"),
+            "run.toml:10: student.lora.rank: expected a whole number from 1",
+        ),
+        (
+            format!("{SMALL}[student.lora]\nalpha = 0\n"),
+            "run.toml:10: student.lora.alpha: expected a number above 0",
+        ),
+        (
+            format!("{SMALL}[student.lora]\ntargets = []\n"),
+            "run.toml:10: student.lora.targets: expected attention, mlp",
+        ),
+        (format!("{SMALL}[student.lora]\nrnak = 4\n"), "did you mean student.lora.rank?"),
+        (
+            SMALL.replace("\"models/student\"", "{ config = \"c.json\" }\nlora = { rank = 2 }"),
+            "run.toml:5: student.lora: expected a student.model with weights",
+        ),
+        (
+            with("data", "document_attention = true"),
+            "run.toml:6: data.document_attention: expected packed, own",
+        ),
         (with("data", "max_promt = 3"), "did you mean data.max_prompt?"),
         (format!("{SMALL}[studnet]\nmodel = \"x\"\n"), "did you mean student?"),
         (format!("{SMALL}[kd]\nratio = 2\n"), "run.toml:10: kd.ratio: expected 0 to 1, found 2"),
@@ -97,6 +132,10 @@ fn another_policys_table_is_checked_and_not_used() {
 
 #[test]
 fn as_run_is_read_again_and_says_the_same() {
+    let lora = load(SMALL, &["student.lora.rank=4", "student.lora.targets=[\"q_proj\"]"]).unwrap();
+    let made = Lora { rank: 4, alpha: 8.0, targets: vec!["q_proj".into()] };
+    assert_eq!(lora.settings.student.lora, Some(made));
+    assert_eq!(lora.settings, load(&lora.as_run(&[]).unwrap(), &[]).unwrap().settings);
     let share = load(SMALL, &["train.warmup=10%"]).unwrap().settings.train.warmup;
     assert_eq!(share.updates(250), 25);
     for policy in ["sft", "kd", "seqkd", "minillm", "minima", "gkd", "distillm", "onpolicy"] {

@@ -66,6 +66,14 @@ pub(super) fn tables(config: &RunConfig) -> Result<Vec<(String, Vec<Line>)>> {
         (String::new(), vec![line("policy", quoted(config.entry.name)), line("seed", s.seed.to_string())]),
         ("student".into(), vec![line("model", model)]),
     ];
+    if let Some(lora) = &s.student.lora {
+        let lines = vec![
+            line("rank", lora.rank.to_string()),
+            line("alpha", float(lora.alpha)),
+            line("targets", list(&lora.targets, |target| quoted(target))),
+        ];
+        all.push(("student.lora".into(), lines));
+    }
     if let Some(teacher) = &s.teacher {
         all.push(("teacher".into(), super::teacher::lines(teacher, &s.cache)));
     }
@@ -79,7 +87,9 @@ pub(super) fn tables(config: &RunConfig) -> Result<Vec<(String, Vec<Line>)>> {
             line("template", quoted(&d.template)),
             line("max_prompt", d.max_prompt.to_string()),
             line("max_response", d.max_response.to_string()),
+            line("learn", quoted(d.learn.name())),
             line("sequence", d.sequence.to_string()),
+            line("document_attention", quoted(d.document_attention.name())),
             line("skip_invalid", d.skip_invalid.to_string()),
         ],
     ));
@@ -94,6 +104,7 @@ pub(super) fn tables(config: &RunConfig) -> Result<Vec<(String, Vec<Line>)>> {
             line("min_new_tokens", p.min_new_tokens.to_string()),
         ],
     ));
+    all.push(("eval".into(), vec![line("prompts", s.eval.prompts.to_string())]));
     if let Value::Object(settings) = config.policy()?.settings() {
         let lines: Vec<Line> = settings.iter().filter_map(|(k, v)| Some((k.clone(), value(v)?))).collect();
         if !lines.is_empty() {

@@ -269,21 +269,38 @@ impl Packed {
 
     /// The n-th row of the run.
     pub fn row(&mut self, n: u64) -> Example {
-        let mut ids: Vec<u32> = self.bos.into_iter().collect();
-        let whole = ids.len() + self.sequence;
-        let mut at = n * self.sequence as u64;
-        while ids.len() < whole && self.tokens() > 0 {
+        let parts = self.parts(n).into_iter().flat_map(|(_, ids)| ids);
+        Example { ids: self.bos.into_iter().chain(parts).collect(), from: 1, ..Example::default() }
+    }
+
+    /// The documents of the n-th row, each by itself: so none sees another, positions begin anew with each, and the
+    /// first token of each, which nothing predicts, is given. A document that was begun in the row before goes on
+    /// behind a BOS where there is one. One of which a single token is there has nothing to learn and is left out.
+    pub fn pieces(&mut self, n: u64) -> Vec<Example> {
+        let bos = self.bos;
+        let piece = |(from, ids): (usize, Vec<u32>)| {
+            let goes_on = bos.filter(|_| from > 0);
+            Example { ids: goes_on.into_iter().chain(ids).collect(), from: 1, ..Example::default() }
+        };
+        self.parts(n).into_iter().map(piece).filter(|example| example.targets() > 0).collect()
+    }
+
+    /// What the n-th row has of each document: how many of its tokens came before, and those that are there.
+    fn parts(&mut self, n: u64) -> Vec<(usize, Vec<u32>)> {
+        let mut parts: Vec<(usize, Vec<u32>)> = Vec::new();
+        let (mut at, mut left) = (n * self.sequence as u64, self.sequence);
+        while left > 0 && self.tokens() > 0 {
             let (epoch, inside) = (at / self.tokens(), at % self.tokens());
-            let before = ids.len();
-            let most = whole - before;
             let place = self.lay(epoch);
             let laid = &self.laid[place].1;
             let document = laid.starts.partition_point(|&start| start <= inside) - 1;
             let from = (inside - laid.starts[document]) as usize;
-            ids.extend(self.documents.part(laid.order[document] as usize, from, most));
-            at += (ids.len() - before) as u64;
+            let ids: Vec<u32> = self.documents.part(laid.order[document] as usize, from, left).collect();
+            at += ids.len() as u64;
+            left -= ids.len();
+            parts.push((from, ids));
         }
-        Example { ids, from: 1 }
+        parts
     }
 
     /// Lays an epoch's documents out, and answers where it stands among those kept.
@@ -353,6 +370,39 @@ mod tests {
         for (n, row) in rows.iter().enumerate().rev() {
             assert_eq!(make().row(n as u64), *row);
             assert_eq!((row.ids.len(), row.ids[0], row.from), (8, 99, 1));
+        }
+    }
+
+    /// The pieces of all rows are the documents, cut where rows end, and say what was before a cut by a BOS.
+    #[test]
+    fn pieces_are_documents_by_themselves() {
+        let dir = tempfile::tempdir().unwrap();
+        for bos in [None, Some(99)] {
+            let mut packed = Packed::new(documents(dir.path(), &[5, 2, 9, 0, 4]), 10, bos, 7);
+            let lengths = [0..5, 5..7, 7..16, 16..20];
+            let mut seen = 0;
+            for n in 0..2 {
+                let row = packed.row(n).ids;
+                let pieces = packed.pieces(n);
+                let tokens = || pieces.iter().flat_map(|piece| &piece.ids).filter(|id| Some(**id) != bos);
+                let left_out =
+                    row.iter().filter(|id| Some(**id) != bos && !tokens().any(|t| t == *id)).count();
+                assert!(left_out < 3, "single tokens alone are left out");
+                for piece in &pieces {
+                    let own: Vec<u32> = piece.ids.iter().copied().filter(|id| Some(*id) != bos).collect();
+                    let document = lengths.iter().find(|d| d.contains(&own[0])).unwrap();
+                    let goes_on = own[0] > document.start;
+                    assert!(
+                        own.iter()
+                            .enumerate()
+                            .all(|(k, id)| *id == own[0] + k as u32 && document.contains(id))
+                    );
+                    assert_eq!(piece.ids.len() - own.len(), usize::from(goes_on && bos.is_some()));
+                    assert_eq!(piece.targets(), piece.ids.len() - 1);
+                    seen += own.len();
+                }
+            }
+            assert!((16..=20).contains(&seen), "{seen}");
         }
     }
 

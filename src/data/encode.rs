@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::rows::{Row, last_reply};
 use crate::error::{Error, Result};
-use crate::text::template::alpaca;
+use crate::text::template::{Chat, alpaca};
 use crate::text::{Message, Template, Tokenizer};
 
 /// A row as tokens: the first `prompt_len` are the prompt, the rest are what is learnt.
@@ -77,6 +77,18 @@ impl<'t> Encoder<'t> {
     pub(super) fn response(&self, row: &Row) -> Result<Option<Vec<u32>>> {
         let response = row.references().first().map(|text| self.tokenizer.encode(text, false));
         response.transpose()
+    }
+
+    /// The chat template, where one is in force.
+    pub(super) fn chat(&self) -> Option<&Chat> {
+        match &self.template {
+            Template::Chat(chat) => Some(chat),
+            _ => None,
+        }
+    }
+
+    pub(super) fn tokenizer(&self) -> &Tokenizer {
+        self.tokenizer
     }
 
     /// What goes behind every response.

@@ -5,6 +5,8 @@
 //! long is cut, and then no EOS stands behind it: the student would learn to stop in the middle. A row
 //! of `ids` is used as it is. Both are counted.
 
+use std::ops::Range;
+
 use super::encode::{Encoded, Encoder};
 use super::rows::Row;
 use crate::error::{Error, Result};
@@ -36,18 +38,31 @@ pub struct Fitted {
     pub shortened: bool,
     /// Whether the response was cut.
     pub cut: bool,
+    /// What is given behind the prompt, between the replies of a conversation.
+    pub given: Vec<Range<usize>>,
+    /// Replies that were left out at the end of a conversation.
+    pub left_out: usize,
+    /// Whether only the last of several replies is learnt.
+    pub last_alone: bool,
+}
+
+impl Fitted {
+    /// A row that is a prompt and what is learnt behind it.
+    pub fn plain(tokens: Encoded, shortened: bool, cut: bool) -> Self {
+        Fitted { tokens, shortened, cut, given: Vec::new(), left_out: 0, last_alone: false }
+    }
 }
 
 impl Encoder<'_> {
     /// The whole row within the limits; of a row without a response the prompt alone.
     pub fn fit(&self, row: &Row, limits: Limits) -> Result<Fitted> {
         match row {
-            Row::Ids { .. } => Ok(Fitted { tokens: self.encode(row)?, shortened: false, cut: false }),
+            Row::Ids { .. } => Ok(Fitted::plain(self.encode(row)?, false, false)),
             Row::Text(_) => {
                 let mut tokens = self.encode(row)?;
                 let cut = tokens.ids.len() > limits.response;
                 tokens.ids.truncate(limits.response);
-                Ok(Fitted { tokens, shortened: false, cut })
+                Ok(Fitted::plain(tokens, false, cut))
             }
             row => {
                 let (mut ids, shortened) = self.fit_prompt(row, limits.prompt)?;
@@ -58,7 +73,7 @@ impl Encoder<'_> {
                     ids.extend(response);
                     ids.extend(self.eos().filter(|_| !cut));
                 }
-                Ok(Fitted { tokens: Encoded { ids, prompt_len }, shortened, cut })
+                Ok(Fitted::plain(Encoded { ids, prompt_len }, shortened, cut))
             }
         }
     }

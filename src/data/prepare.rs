@@ -10,6 +10,7 @@ use super::fit::{Fitted, Limits};
 use super::reader::{Reader, rejects_path};
 use super::rows::{Row, Schema};
 use super::tokens::{Counts, Origin, TokenFile, Writer};
+use crate::config::Learn;
 use crate::error::{Error, Result};
 use crate::signal;
 use crate::store::hash::{self, Hasher};
@@ -46,6 +47,8 @@ pub struct Preparation<'a> {
     pub vocabulary: usize,
     /// What is wanted of the rows.
     pub need: Need,
+    /// Which replies of a conversation are learnt.
+    pub learn: Learn,
     /// The folder, or the device, that bad rows go to; none stops at the first.
     pub rejects: Option<&'a Path>,
 }
@@ -91,7 +94,8 @@ impl Preparation<'_> {
         if let TemplateChoice::File(path) = self.template {
             hasher.part(hash::of_long_file(path)?.1.as_bytes());
         }
-        let rest = (self.template, self.eos, self.limits, self.context, self.vocabulary, self.need);
+        let rest =
+            (self.template, self.eos, self.limits, self.context, self.vocabulary, self.need, self.learn);
         hasher.part(format!("{rest:?} {:?}", self.rejects.is_some()).as_bytes());
         Ok(hasher.hex())
     }
@@ -143,16 +147,23 @@ impl Preparation<'_> {
     fn row(&self, encoder: &Encoder<'_>, row: &Row) -> Result<Fitted> {
         let fitted = match self.need {
             Need::Responses => {
-                if row.references().is_empty() && !matches!(row, Row::Text(_) | Row::Ids { .. }) {
+                let without = || {
                     let e = Error::data("a row without a response").field("response");
-                    return Err(e.advice("rows are learnt from: give each a response"));
+                    e.advice("rows are learnt from: give each a response")
+                };
+                match (row, self.learn) {
+                    (Row::Chat(messages), Learn::Replies) => {
+                        encoder.fit_talk(messages, self.limits)?.ok_or_else(without)?
+                    }
+                    (Row::Text(_) | Row::Ids { .. }, _) => encoder.fit(row, self.limits)?,
+                    _ if row.references().is_empty() => return Err(without()),
+                    _ => encoder.fit(row, self.limits)?,
                 }
-                encoder.fit(row, self.limits)?
             }
             Need::Prompts => {
                 let (ids, shortened) = encoder.fit_prompt(row, self.limits.prompt)?;
                 let tokens = super::Encoded { prompt_len: ids.len(), ids };
-                Fitted { tokens, shortened, cut: false }
+                Fitted::plain(tokens, shortened, false)
             }
         };
         if let Some(id) = fitted.tokens.ids.iter().find(|&&id| id as usize >= self.vocabulary) {
@@ -179,8 +190,10 @@ impl Preparation<'_> {
 }
 
 fn add(writer: &mut Writer, row: &Fitted, origin: Origin) -> Result<()> {
-    writer.add(&row.tokens.ids, row.tokens.prompt_len, origin)?;
+    writer.add_talk(&row.tokens.ids, row.tokens.prompt_len, &row.given, origin)?;
     writer.counts().shortened += usize::from(row.shortened);
     writer.counts().cut += usize::from(row.cut);
+    writer.counts().left_out += row.left_out;
+    writer.counts().last_alone += usize::from(row.last_alone);
     Ok(())
 }

@@ -49,7 +49,8 @@ struct Taken<T> {
 
 #[derive(Debug)]
 struct Rejects {
-    out: Pending,
+    /// None where they were told of before.
+    out: Option<Pending>,
     path: PathBuf,
     count: usize,
 }
@@ -89,8 +90,15 @@ impl<R: BufRead> Reader<R> {
     /// Puts bad rows into a file of their own at `path` and goes on. The file takes its place at
     /// [`Reader::finish`], and only if a row was rejected. The first good row settles the schema.
     pub fn skip_invalid(mut self, path: &Path) -> Result<Self> {
-        self.rejects = Some(Rejects { out: Pending::create(path)?, path: path.to_path_buf(), count: 0 });
+        let out = Some(Pending::create(path)?);
+        self.rejects = Some(Rejects { out, path: path.to_path_buf(), count: 0 });
         Ok(self)
+    }
+
+    /// Passes over bad rows without a word, for who reads a file again.
+    pub fn pass_over_invalid(mut self) -> Self {
+        self.rejects = Some(Rejects { out: None, path: PathBuf::new(), count: 0 });
+        self
     }
 
     /// The schema, once a row was read.
@@ -101,9 +109,9 @@ impl<R: BufRead> Reader<R> {
     /// Ends the reading: how many rows were rejected, and into which file.
     pub fn finish(self) -> Result<Option<(usize, PathBuf)>> {
         match self.rejects {
-            Some(rejects) if rejects.count > 0 => {
-                rejects.out.commit()?;
-                Ok(Some((rejects.count, rejects.path)))
+            Some(Rejects { out: Some(out), path, count }) if count > 0 => {
+                out.commit()?;
+                Ok(Some((count, path)))
             }
             _ => Ok(None),
         }
@@ -205,8 +213,9 @@ impl<R: BufRead> Reader<R> {
     fn reject(&mut self, bytes: &[u8], error: Error) -> Result<()> {
         let Some(rejects) = &mut self.rejects else { return Err(error) };
         rejects.count += 1;
+        let Some(out) = &mut rejects.out else { return Ok(()) };
         let end: &[u8] = if bytes.ends_with(b"\n") { b"" } else { b"\n" };
-        let written = rejects.out.write_all(bytes).and_then(|()| rejects.out.write_all(end));
+        let written = out.write_all(bytes).and_then(|()| out.write_all(end));
         written.map_err(|e| Error::io("cannot write", &rejects.path, &e))
     }
 }

@@ -104,9 +104,14 @@ impl Sampler {
 
     /// The next batch.
     pub fn next_batch(&mut self) -> Vec<usize> {
-        let batch = (self.taken..self.taken + self.batch as u64).map(|n| self.order.at(n)).collect();
-        self.taken += self.batch as u64;
-        batch
+        self.take(self.batch)
+    }
+
+    /// The next so many rows, whatever a batch has.
+    pub fn take(&mut self, count: usize) -> Vec<usize> {
+        let rows = (self.taken..self.taken + count as u64).map(|n| self.order.at(n)).collect();
+        self.taken += count as u64;
+        rows
     }
 
     /// Rows taken so far, over all epochs: all there is to know of its place.

@@ -1,7 +1,7 @@
 //! A file of tokens: what rows or documents became, to be read at any place without holding it in memory.
 //!
 //! ```text
-//! all ids, u32 little-endian, row behind row
+//! all ids, u32 little-endian, row behind row; the highest bit marks one that is given behind the prompt
 //! for each row: ids, prompt, file, line (u32 each)
 //! a JSON object: what made it, and counts
 //! the length of that object (u64), the magic word
@@ -12,6 +12,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -24,11 +25,14 @@ use crate::store::Pending;
 const MAGIC: &[u8; 8] = b"retortk1";
 /// Bytes of a row's entry.
 const ENTRY: usize = 16;
+/// Marks a token behind the prompt that is given, not learnt; no vocabulary reaches so far.
+const GIVEN: u32 = 1 << 31;
 /// The end that every file has.
 const END: usize = 16;
 
 /// What happened to the rows on their way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Counts {
     /// Rows, or documents.
     pub rows: usize,
@@ -42,6 +46,10 @@ pub struct Counts {
     pub cut: usize,
     /// Bad rows that were put aside.
     pub rejected: usize,
+    /// Replies that were left out at the end of conversations that are too long.
+    pub left_out: usize,
+    /// Conversations of several replies of which only the last is learnt.
+    pub last_alone: usize,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -86,10 +94,25 @@ impl Writer {
         self.longest
     }
 
-    /// Adds a row.
+    /// Adds a row that is learnt behind its prompt.
     pub fn add(&mut self, ids: &[u32], prompt_len: usize, origin: Origin) -> Result<()> {
+        self.add_talk(ids, prompt_len, &[], origin)
+    }
+
+    /// Adds a row that is learnt behind its prompt but for these stretches ([`Example::given`]).
+    pub fn add_talk(
+        &mut self,
+        ids: &[u32],
+        prompt_len: usize,
+        given: &[Range<usize>],
+        origin: Origin,
+    ) -> Result<()> {
         if self.out.is_some() {
-            let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+            let mark = |(at, id): (usize, &u32)| {
+                let given = given.iter().any(|stretch| stretch.contains(&at));
+                (if given { id | GIVEN } else { *id }).to_le_bytes()
+            };
+            let bytes: Vec<u8> = ids.iter().enumerate().flat_map(mark).collect();
             self.write(&bytes)?;
             for n in [ids.len() as u32, prompt_len as u32, origin.file, origin.line] {
                 self.entries.extend(n.to_le_bytes());
@@ -98,7 +121,8 @@ impl Writer {
         self.longest = self.longest.max(ids.len());
         self.counts.rows += 1;
         self.counts.tokens += ids.len();
-        self.counts.learnt += ids.len().saturating_sub(prompt_len.max(1));
+        let given: usize = given.iter().map(Range::len).sum();
+        self.counts.learnt += ids.len().saturating_sub(prompt_len.max(1) + given);
         Ok(())
     }
 
@@ -215,7 +239,20 @@ impl TokenFile {
         let length = self.length(row);
         let (from, end) = (from.min(length), from.saturating_add(most).min(length));
         let first = self.starts[row] as usize;
-        (first + from..first + end).map(|at| number(&self.map, at * 4))
+        (first + from..first + end).map(|at| number(&self.map, at * 4) & !GIVEN)
+    }
+
+    /// The stretches of a row that are marked as given.
+    fn given(&self, row: usize) -> Vec<Range<usize>> {
+        let first = self.starts[row] as usize;
+        let mut all: Vec<Range<usize>> = Vec::new();
+        for at in (0..self.length(row)).filter(|at| number(&self.map, (first + at) * 4) & GIVEN != 0) {
+            match all.last_mut() {
+                Some(stretch) if stretch.end == at => stretch.end += 1,
+                _ => all.push(at..at + 1),
+            }
+        }
+        all
     }
 
     /// How many of a row's tokens are the prompt.
@@ -225,7 +262,8 @@ impl TokenFile {
 
     /// A row to learn from.
     pub fn example(&self, row: usize) -> Example {
-        Example { ids: self.part(row, 0, usize::MAX).collect(), from: self.prompt_len(row).max(1) }
+        let ids = self.part(row, 0, usize::MAX).collect();
+        Example { ids, from: self.prompt_len(row).max(1), given: self.given(row) }
     }
 
     /// Where a row came from.
@@ -253,13 +291,18 @@ mod tests {
         writer.add(&[1, 2, 3], 1, NOWHERE).unwrap();
         writer.add(&[], 0, NOWHERE).unwrap();
         writer.add(&[7, 70_000], 0, Origin { file: 2, line: 9 }).unwrap();
+        let given: Vec<Range<usize>> = std::iter::once(3..5).collect();
+        writer.add_talk(&[1, 2, 3, 4, 5, 6], 2, &given, NOWHERE).unwrap();
         writer.counts().cut = 1;
         let counts = writer.finish("abc").unwrap();
-        assert_eq!((counts.rows, counts.tokens, counts.learnt, counts.cut), (3, 5, 3, 1));
+        assert_eq!((counts.rows, counts.tokens, counts.learnt, counts.cut), (4, 11, 5, 1));
         let file = TokenFile::open(&path, "abc").unwrap().unwrap();
         assert_eq!(file.counts(), counts);
-        assert_eq!(file.example(0), Example { ids: vec![1, 2, 3], from: 1 });
-        assert_eq!(file.example(2), Example { ids: vec![7, 70_000], from: 1 });
+        assert_eq!(file.example(0), Example { ids: vec![1, 2, 3], from: 1, ..Example::default() });
+        assert_eq!(file.example(2), Example { ids: vec![7, 70_000], from: 1, ..Example::default() });
+        let talk = Example { ids: vec![1, 2, 3, 4, 5, 6], from: 2, given };
+        assert_eq!(file.example(3), talk);
+        assert_eq!(file.part(3, 3, 2).collect::<Vec<_>>(), [4, 5], "the mark is no part of an id");
         assert_eq!(file.part(0, 1, 1).collect::<Vec<_>>(), [2]);
         assert_eq!((file.length(1), file.start(2), file.origin(2).line), (0, 3, 9));
     }

@@ -57,6 +57,15 @@ impl Gap {
     pub const NAMES: [&'static str; 7] =
         ["forward_kl", "reverse_kl", "jsd", "tvd", "nll_teacher", "nll_student", "top1"];
 
+    /// The sums over tokens with these values.
+    pub fn sum(values: &[[f64; 7]]) -> Self {
+        let mut gap = Gap { tokens: values.len(), ..Gap::default() };
+        for value in values {
+            gap.sums.iter_mut().zip(value).for_each(|(sum, x)| *sum += x);
+        }
+        gap
+    }
+
     /// Adds another row's sums.
     pub fn add(&mut self, other: &Gap) {
         self.sums.iter_mut().zip(other.sums).for_each(|(sum, x)| *sum += x);
@@ -89,18 +98,29 @@ pub fn gaps(
     rows: &[Given<'_>],
     done: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Vec<Gap>> {
+    Ok(at_tokens(teacher, student, vocabulary, rows, done)?.iter().map(|values| Gap::sum(values)).collect())
+}
+
+/// The same at each compared token of each row, in the order of [`Gap::NAMES`].
+pub fn at_tokens(
+    teacher: &CausalLm,
+    student: &CausalLm,
+    vocabulary: usize,
+    rows: &[Given<'_>],
+    done: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Vec<Vec<[f64; 7]>>> {
     let _off = tch::no_grad_guard();
     let pair = Compared { teacher, student, vocabulary: vocabulary as i64 };
-    let mut gaps = vec![Gap::default(); rows.len()];
+    let mut all = vec![Vec::new(); rows.len()];
     let lengths: Vec<usize> = rows.iter().map(|row| row.ids.len()).collect();
     for batch in by_length(&lengths) {
         let part: Vec<Given<'_>> = batch.iter().map(|&i| rows[i]).collect();
-        for (&i, gap) in batch.iter().zip(pair.batch(&part)?) {
-            gaps[i] = gap;
+        for (&i, values) in batch.iter().zip(pair.batch(&part)?) {
+            all[i] = values;
         }
         done(batch.len())?;
     }
-    Ok(gaps)
+    Ok(all)
 }
 
 struct Compared<'m> {
@@ -111,7 +131,7 @@ struct Compared<'m> {
 
 impl Compared<'_> {
     /// One batch, padded on the right, its first row the longest.
-    fn batch(&self, rows: &[Given<'_>]) -> Result<Vec<Gap>> {
+    fn batch(&self, rows: &[Given<'_>]) -> Result<Vec<Vec<[f64; 7]>>> {
         let width = rows.first().map_or(0, |row| row.ids.len());
         let spans: Vec<(usize, usize)> = rows.iter().map(Given::span).collect();
         let mut values = if spans.iter().any(|(_, count)| *count > 0) {
@@ -122,14 +142,7 @@ impl Compared<'_> {
             Vec::new()
         }
         .into_iter();
-        let of_row = |&(_, tokens): &(usize, usize)| {
-            let mut gap = Gap { tokens, ..Gap::default() };
-            for value in values.by_ref().take(tokens) {
-                gap.sums.iter_mut().zip(value).for_each(|(sum, x)| *sum += x);
-            }
-            gap
-        };
-        Ok(spans.iter().map(of_row).collect())
+        Ok(spans.iter().map(|&(_, tokens)| values.by_ref().take(tokens).collect()).collect())
     }
 
     /// What is measured at each compared token, rows in order.

@@ -8,21 +8,24 @@ use super::sight::Sight;
 use crate::error::Result;
 use crate::native::small::{self, Order};
 use crate::native::widen;
+use crate::weights::Adapter;
 
-/// A linear map, stored as `[out, in]`, or as `[in, out]` by GPT-2.
+/// A linear map, stored as `[out, in]`, or as `[in, out]` by GPT-2, and a change of low rank beside it.
 #[derive(Debug)]
 pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
     input_first: bool,
+    adapter: Option<Adapter>,
 }
 
 impl Linear {
     /// Stored as `[out, in]`.
     pub(super) fn new(under: Under<'_>, name: &str, bias: bool) -> Result<Self> {
         let weight = under.get(&format!("{name}.weight"))?;
+        let adapter = under.params.adapter(&format!("{}{name}.weight", under.prefix));
         let bias = under.maybe(bias, &format!("{name}.bias"))?;
-        Ok(Linear { weight, bias, input_first: false })
+        Ok(Linear { weight, bias, input_first: false, adapter })
     }
 
     /// Stored as `[in, out]` (GPT-2's Conv1D).
@@ -32,6 +35,14 @@ impl Linear {
 
     /// The map's value.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let out = self.unchanged(x)?;
+        let Some(Adapter { a_ri, b_or, scale }) = &self.adapter else { return Ok(out) };
+        let low = widen::linear(x, a_ri, None)?.f_mul_scalar(*scale)?;
+        Ok(out.f_add(&widen::linear(&low, b_or, None)?)?)
+    }
+
+    /// Its value without the adapter.
+    fn unchanged(&self, x: &Tensor) -> Result<Tensor> {
         let order = if self.input_first { Order::InputFirst } else { Order::OutputFirst };
         if let Some(out) = small::linear(x, &self.weight, order, self.bias.as_ref(), x.kind())? {
             return Ok(out);
@@ -47,7 +58,8 @@ impl Linear {
     /// Over the same memory.
     pub fn share(&self) -> Self {
         let bias = self.bias.as_ref().map(Tensor::shallow_clone);
-        Linear { weight: self.weight.shallow_clone(), bias, input_first: self.input_first }
+        let adapter = self.adapter.as_ref().map(Adapter::share);
+        Linear { weight: self.weight.shallow_clone(), bias, input_first: self.input_first, adapter }
     }
 }
 

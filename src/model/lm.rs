@@ -51,13 +51,23 @@ pub struct CausalLm {
 impl CausalLm {
     /// Loads a model folder: config.json and safetensors, everything checked before it is used.
     pub fn load(folder: &Path, options: LoadOptions) -> Result<Self> {
+        Self::load_with(folder, options, |_, _| Ok(()))
+    }
+
+    /// The same, with something done to its tensors before the model is made of them.
+    pub fn load_with(
+        folder: &Path,
+        options: LoadOptions,
+        prepare: impl FnOnce(&dyn Design, &mut Params) -> Result<()>,
+    ) -> Result<Self> {
         let design = read_design(folder)?;
         let files = WeightFiles::open(folder)?;
         let plan = files.plan(&design.naming(), design.specs(), design.shape().tied)?;
         if options.check_finite {
             plan.check_finite()?;
         }
-        let params = Params::from_plan(&plan, options.kind, options.device, options.residence)?;
+        let mut params = Params::from_plan(&plan, options.kind, options.device, options.residence)?;
+        prepare(design.as_ref(), &mut params)?;
         Self::new(design, params, options.kind, options.device)
     }
 
@@ -100,6 +110,12 @@ impl CausalLm {
     /// Its head.
     pub fn head(&self) -> &Head {
         &self.parts.head
+    }
+
+    /// The head, as policies take it.
+    pub fn scoring_head(&self) -> retort_policies::objective::input::Head<'_> {
+        let Head { weight_vd, bias_v } = self.head();
+        retort_policies::objective::input::Head { weight_vd, bias_v: bias_v.as_ref(), softcap: None }
     }
 
     /// Where it is.

@@ -8,6 +8,7 @@
 //! what the model was trained with, and it is what counts here. The audit says when.)
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -109,12 +110,7 @@ impl Tokenizer {
 
     /// The ids of a text; with `specials`, those too that the post-processor adds around it.
     pub fn encode(&self, text: &str, specials: bool) -> Result<Vec<u32>> {
-        if text.len() > LONGEST_TEXT {
-            let found = format!("{} bytes", text.len());
-            return Err(Error::data("a text is too long")
-                .expected(format!("at most {LONGEST_TEXT} bytes"))
-                .found(found));
-        }
+        check_length(text)?;
         let failed =
             |found: String| Error::data("the tokenizer cannot encode a text").file(&self.file).found(found);
         let ids = guarded(|| self.inner.encode_fast(text, specials).map(|e| e.get_ids().to_vec()))
@@ -124,6 +120,22 @@ impl Tokenizer {
             None => Ok(ids),
             Some(id) => Err(failed(format!("the id {id}, which is no token"))),
         }
+    }
+
+    /// The ids of a text without specials around it, each with the bytes of the text that it stands for.
+    pub fn encode_placed(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
+        check_length(text)?;
+        let failed =
+            |found: String| Error::data("the tokenizer cannot encode a text").file(&self.file).found(found);
+        let made = guarded(|| self.inner.encode(text, false)).map_err(failed)?;
+        let made = made.map_err(|e| failed(e.to_string()))?;
+        let placed = made.get_ids().iter().zip(made.get_offsets()).map(|(&id, &(start, end))| {
+            if id as usize >= self.tokens.len() {
+                return Err(failed(format!("the id {id}, which is no token")));
+            }
+            Ok((id, start..end))
+        });
+        placed.collect()
     }
 
     /// The ids of many texts, on all threads, in their order.
@@ -234,6 +246,14 @@ impl Tokenizer {
         let warning = "the tokenizers have one vocabulary, but cut text into tokens by other rules";
         Ok((self.cutting() != other.cutting()).then(|| warning.to_string()))
     }
+}
+
+fn check_length(text: &str) -> Result<()> {
+    if text.len() <= LONGEST_TEXT {
+        return Ok(());
+    }
+    let e = Error::data("a text is too long").expected(format!("at most {LONGEST_TEXT} bytes"));
+    Err(e.found(format!("{} bytes", text.len())))
 }
 
 fn check_bytes(bytes: &[u8]) -> Result<()> {

@@ -1,10 +1,11 @@
 //! README.md of a trained model: what it was made from, and how good it is.
 
+use super::Found;
 use crate::checkpoint::State;
 use crate::config::{Origin, RunConfig};
 
 /// The card of `best` or `final`.
-pub fn text(config: &RunConfig, state: &State, name: &str) -> String {
+pub fn text(config: &RunConfig, state: &State, best: Option<Found>, name: &str) -> String {
     let settings = &config.settings;
     let student = match &settings.student.model {
         Origin::Folder(name) => name.clone(),
@@ -23,8 +24,16 @@ pub fn text(config: &RunConfig, state: &State, name: &str) -> String {
         ("Updates", format!("{}, {} tokens", state.step, state.tokens)),
         ("Seed", settings.seed.to_string()),
     ];
-    if let Some((loss, step)) = state.best {
-        rows.push(("Lowest validation loss", format!("{loss:.4} nats a token, after update {step}")));
+    if let Some(lora) = &settings.student.lora {
+        let text =
+            format!("rank {}, alpha {}, on {}; merged", lora.rank, lora.alpha, lora.targets.join(", "));
+        rows.push(("LoRA", plain(&text)));
+    }
+    if let Some(Found { name, value, step }) = best {
+        rows.push(match name {
+            "rouge_l" => ("Best Rouge-L", format!("{value:.2} on held-out prompts, after update {step}")),
+            _ => ("Lowest validation loss", format!("{value:.4} nats a token, after update {step}")),
+        });
     }
     let mut card = format!("---\nlibrary_name: transformers\ntags:\n- distillation\n---\n\n# {name}\n\n");
     card += concat!(

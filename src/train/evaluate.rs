@@ -1,18 +1,22 @@
 //! What is measured while a run goes on: the cross-entropy of held-out responses, and with a teacher the
-//! divergences from it, as means over response tokens.
+//! divergences from it, as means over response tokens; and Rouge-L of the student's own replies.
+
+use std::time::{Duration, Instant};
 
 use retort_policies::objective::divergence::Divergence;
 use retort_policies::objective::head::{Want, fused};
 use retort_policies::objective::input::{Input, Side};
 use retort_policies::objective::term::{Loss, Term};
+use serde_json::Value;
 use tch::{Device, Kind};
 
 use super::batch::Micro;
+use super::sampled::Sampled;
 use super::setup::Material;
 use super::teacher::Among;
-use super::update::{Updater, head, states};
+use super::update::{Updater, states};
 use crate::checkpoint::RunDir;
-use crate::config::RunConfig;
+use crate::config::{Best, RunConfig};
 use crate::data::sampler::Cut;
 use crate::data::{Example, Need, Preparation, TokenFile, by_length};
 use crate::error::Result;
@@ -25,37 +29,109 @@ const WINDOW: usize = 1024;
 #[derive(Debug)]
 pub struct Evaluation {
     rows: Option<TokenFile>,
+    sampled: Option<Sampled>,
+    decides: Best,
+}
+
+/// What was measured.
+#[derive(Debug)]
+pub struct Measured {
+    /// A name and a value each.
+    pub values: Vec<(&'static str, f64)>,
+    /// A few replies.
+    pub shown: Vec<Value>,
+    /// How long the stages took.
+    pub seconds: Vec<(&'static str, Duration)>,
 }
 
 impl Evaluation {
     /// Reads them; without any nothing is evaluated.
     pub fn prepare(config: &RunConfig, material: &Material, dir: &RunDir) -> Result<Self> {
         let data = &config.settings.data;
+        let train = &config.settings.train;
         if data.valid.is_empty() {
-            return Ok(Evaluation { rows: None });
+            if train.eval_every > 0 {
+                tracing::info!("without data.valid nothing is evaluated, and there is no best/");
+            }
+            return Ok(Evaluation { rows: None, sampled: None, decides: Best::ValidLoss });
         }
         let template = super::feed::template(config)?;
+        let limits = material.limits(config);
         let preparation = Preparation {
             files: &data.valid,
             tokenizer: &material.tokenizer,
             template: &template,
             eos: material.end(),
-            limits: material.limits(config),
+            limits,
             context: material.context,
             vocabulary: material.vocabulary,
             need: Need::Responses,
+            learn: data.learn,
             rejects: data.skip_invalid.then_some(dir.path()),
         };
         let cache = super::feed::cache(dir, "valid")?;
         let rows = preparation.run(&cache).map_err(|e| e.or_file("data.valid"))?;
-        Ok(Evaluation { rows: Some(rows) })
+        let sampled = if train.eval_every > 0 {
+            Sampled::prepare(config, material, &rows, limits.response)?
+        } else {
+            None
+        };
+        let decides = if sampled.is_some() { train.best } else { Best::ValidLoss };
+        if decides != train.best && train.eval_every > 0 {
+            let why = match config.settings.eval.prompts {
+                0 => "no prompts are replied to (eval.prompts = 0)",
+                _ => "no row of data.valid has a prompt and a reference",
+            };
+            tracing::warn!("{why}: valid-loss decides what is best, and not rouge-l");
+        }
+        Ok(Evaluation { rows: Some(rows), sampled, decides })
     }
 
-    /// Measures the student as it is: a name and a value each.
-    pub fn run(&self, material: &Material, updater: &Updater) -> Result<Option<Vec<(&'static str, f64)>>> {
+    /// The value that decides what is best.
+    pub fn decides(&self) -> &'static str {
+        match self.decides {
+            Best::RougeL => "rouge_l",
+            Best::ValidLoss => "valid_loss",
+        }
+    }
+
+    /// Whether such a value is better than another.
+    pub fn is_better(&self, value: f64, than: f64) -> bool {
+        match self.decides {
+            Best::RougeL => value > than,
+            Best::ValidLoss => value < than,
+        }
+    }
+
+    /// Whether replies are sampled.
+    pub fn samples(&self) -> bool {
+        self.sampled.is_some()
+    }
+
+    /// Measures the student as it is.
+    pub fn run(&self, material: &Material, updater: &Updater) -> Result<Option<Measured>> {
         if self.rows.is_none() {
             return Ok(None);
         }
+        let begun = Instant::now();
+        let mut values = self.divergences(material, updater)?;
+        let mut seconds = vec![("score", begun.elapsed())];
+        let mut shown = Vec::new();
+        if let Some(sampled) = &self.sampled {
+            let begun = Instant::now();
+            let found = sampled.run(material)?;
+            let [mean, low, high] = found.rouge_l.map_or([f64::NAN; 3], |e| [e.mean, e.low, e.high]);
+            values.extend([("rouge_l", mean), ("rouge_l_low", low), ("rouge_l_high", high)]);
+            values.push(("prompts", sampled.prompts() as f64));
+            seconds.push(("sample", begun.elapsed()));
+            shown = found.shown;
+        }
+        seconds.push(("total", begun.elapsed()));
+        Ok(Some(Measured { values, shown, seconds }))
+    }
+
+    /// What the losses are on the held-out rows.
+    fn divergences(&self, material: &Material, updater: &Updater) -> Result<Vec<(&'static str, f64)>> {
         let _off = tch::no_grad_guard();
         let terms = terms(material.teacher.is_some());
         let (mut sums, mut tokens) = (vec![0.0; terms.len()], 0usize);
@@ -69,7 +145,7 @@ impl Evaluation {
         let mut values: Vec<(&'static str, f64)> =
             terms.iter().zip(sums).map(|(term, sum)| (term.name, mean(sum))).collect();
         values.push(("tokens", tokens as f64));
-        Ok(Some(values))
+        Ok(values)
     }
 
     /// The held-out rows, where there are any.
@@ -117,7 +193,7 @@ fn measure(material: &Material, micro: &Micro, numbers: &[u64], terms: &[Term]) 
         None => None,
     };
     let input = Input {
-        student: Side::Hidden { hidden_nd: &student_nd, head: head(&material.student) },
+        student: Side::Hidden { hidden_nd: &student_nd, head: material.student.scoring_head() },
         teacher: teacher.as_ref().map(|(t, said)| t.side(said)).transpose()?,
         targets_n: &micro.targets_n,
         vocabulary: material.vocabulary as i64,

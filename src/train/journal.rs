@@ -1,21 +1,24 @@
 //! metrics.jsonl: one object an update and one an evaluation, each on the disk's way before the next begins.
-//! The same numbers go into TensorBoard's event file.
+//! The same numbers go into TensorBoard's event file; samples.jsonl has a few replies of each evaluation.
 
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use super::update::Told;
+use super::variance::Variance;
 use crate::checkpoint::{RunDir, State};
 use crate::error::Result;
 use crate::optim::Outcome;
 use crate::report::{Events, tensorboard};
 use crate::store::Growing;
 
-/// Both files.
+/// The files.
 #[derive(Debug)]
 pub struct Journal {
     lines: Growing,
+    /// None in a run that samples nothing.
+    samples: Option<Growing>,
     events: Events,
 }
 
@@ -25,9 +28,11 @@ pub struct Line(Map<String, Value>);
 
 impl Journal {
     /// Opens them to go on behind what a saved state says they had.
-    pub fn open(dir: &RunDir, state: &State) -> Result<Self> {
+    pub fn open(dir: &RunDir, state: &State, sampled: bool) -> Result<Self> {
+        let grow = |name: &str, length| Growing::open(&dir.folder().path(name)?, length);
         Ok(Journal {
-            lines: Growing::open(&dir.folder().path("metrics.jsonl")?, state.metrics)?,
+            lines: grow("metrics.jsonl", state.metrics)?,
+            samples: sampled.then(|| grow("samples.jsonl", state.samples)).transpose()?,
             events: Events::open(&dir.folder().path(tensorboard::NAME)?, state.events)?,
         })
     }
@@ -39,15 +44,30 @@ impl Journal {
         self.events.add(step, &line.scalars())
     }
 
+    /// Adds replies, with the update after which they were sampled.
+    pub fn show(&mut self, step: u64, replies: Vec<Value>) -> Result<()> {
+        let Some(samples) = &mut self.samples else { return Ok(()) };
+        for reply in replies {
+            let mut line = Map::from_iter([("step".to_string(), json!(step))]);
+            if let Value::Object(reply) = reply {
+                line.extend(reply);
+            }
+            samples.add(format!("{}\n", Value::Object(line)).as_bytes())?;
+        }
+        Ok(())
+    }
+
     /// Waits until all of it is on the disk.
     pub fn sync(&self) -> Result<()> {
         self.lines.sync()?;
+        self.samples.as_ref().map_or(Ok(()), Growing::sync)?;
         self.events.sync()
     }
 
     /// Notes in a state how long the files are.
     pub fn mark(&self, state: &mut State) {
         (state.metrics, state.events) = (self.lines.length(), self.events.length());
+        state.samples = self.samples.as_ref().map_or(0, Growing::length);
     }
 }
 
@@ -79,9 +99,7 @@ impl Line {
             map.insert("skipped".into(), true.into());
             map.insert("skipped_rows".into(), json!(rows));
         }
-        let seconds: Map<String, Value> =
-            seconds.iter().map(|(name, time)| (name.to_string(), json!(time.as_secs_f64()))).collect();
-        map.insert("seconds".into(), Value::Object(seconds));
+        map.insert("seconds".into(), in_seconds(seconds));
         Line(map)
     }
 
@@ -95,13 +113,31 @@ impl Line {
         numbers.filter_map(|(name, value)| Some((format!("{group}/{name}"), value.as_f64()?))).collect()
     }
 
+    /// What was measured of the gradient's variance.
+    pub fn variance(step: u64, variants: &[Variance]) -> Self {
+        let of = |v: &Variance| {
+            (v.name.to_string(), json!({ "noise": v.noise, "signal": v.signal, "cosine": v.cosine }))
+        };
+        let variants: Map<String, Value> = variants.iter().map(of).collect();
+        Line(Map::from_iter([("step".into(), step.into()), ("variance".into(), Value::Object(variants))]))
+    }
+
     /// An evaluation's line.
-    pub fn evaluation(step: u64, values: &[(&'static str, f64)]) -> Self {
+    pub fn evaluation(step: u64, values: &[(&'static str, f64)], seconds: &[(&str, Duration)]) -> Self {
         let of = |&(name, value): &(&'static str, f64)| {
-            let value = if name == "tokens" { json!(value as u64) } else { json!(value) };
-            (name.to_string(), value)
+            let counts = ["tokens", "prompts"].contains(&name);
+            (name.to_string(), if counts { json!(value as u64) } else { json!(value) })
         };
         let eval: Map<String, Value> = values.iter().map(of).collect();
-        Line(Map::from_iter([("step".into(), step.into()), ("eval".into(), Value::Object(eval))]))
+        Line(Map::from_iter([
+            ("step".into(), step.into()),
+            ("eval".into(), Value::Object(eval)),
+            ("seconds".into(), in_seconds(seconds)),
+        ]))
     }
+}
+
+/// How long each stage took.
+fn in_seconds(stages: &[(&str, Duration)]) -> Value {
+    stages.iter().map(|(name, time)| (name.to_string(), json!(time.as_secs_f64()))).collect()
 }

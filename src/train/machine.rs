@@ -4,6 +4,7 @@
 use tch::{Device, Kind};
 
 use crate::config::{Keep, MicroBatch, Train};
+use crate::data::Limits;
 use crate::data::sampler::Cut;
 use crate::model::config::Shape;
 use crate::native::cuda;
@@ -35,6 +36,10 @@ pub struct Sizes {
     pub vocabulary: u64,
     /// The longest row.
     pub longest: usize,
+    /// Replies that are sampled together in an evaluation, and the longest prompt and reply.
+    pub replies: (u64, Limits),
+    /// Parameters of adapters, where they learn in the student's place.
+    pub adapters: Option<u64>,
 }
 
 /// How an update is cut, and whether blocks are computed twice.
@@ -84,7 +89,11 @@ impl Sizes {
         let update = self.activations(tokens as u64, recompute) + self.head();
         // A tensor is written from a copy of its bytes.
         let save = 4 * n(self.student.vocabulary) * n(self.student.hidden);
-        let training = PROCESS + self.state() + teacher + update.max(save);
+        // Adapters are merged into a copy of the weights, made of those in float32 where the run computes in
+        // another type. What the update held is not given back before: its pieces are small.
+        let copies = if self.kind == Kind::Float { 4 } else { 8 };
+        let merged = self.adapters.map_or(0, |_| copies * self.parameters);
+        let training = PROCESS + self.state() + teacher + update.max(save).max(self.sampling()) + merged;
         training.max(self.keeping(tokens))
     }
 
@@ -109,13 +118,23 @@ impl Sizes {
         tokens as u64 * self.size() * (4 * n(shape.hidden) + 3 * n(shape.ffn))
     }
 
-    /// Masters and what is computed with.
+    /// Masters and what is computed with; where adapters learn, those of them, and the student as it is read.
     fn student_alone(&self) -> u64 {
-        self.parameters * (4 + self.copy())
+        let learnt = 4 + if self.kind == Kind::Float { 0 } else { self.size() };
+        match self.adapters {
+            Some(adapters) => self.parameters * self.size() + adapters * learnt,
+            None => self.parameters * learnt,
+        }
     }
 
-    fn copy(&self) -> u64 {
-        if self.kind == Kind::Float { 0 } else { self.size() }
+    /// Keys and values of the replies that are sampled together, their prompts on the way through the
+    /// blocks, and a few copies of the next tokens' distributions in float64.
+    fn sampling(&self) -> u64 {
+        let (s, (rows, limits)) = (&self.student, self.replies);
+        let (prompt, reply) = (limits.prompt as u64, limits.response as u64);
+        let kept = n(s.layers) * 2 * n(s.kv_heads * s.head_dim);
+        let passing = (rows * prompt).min(8192) * (4 * n(s.hidden) + 3 * n(s.ffn));
+        self.size() * (rows * (prompt + reply) * kept + passing) + rows * n(s.vocabulary) * 8 * 4
     }
 
     fn size(&self) -> u64 {
@@ -123,10 +142,12 @@ impl Sizes {
     }
 
     /// Masters, what is computed with where it is another, gradients, their sums, both moments, and the sums
-    /// of the head's.
+    /// of the head's; where adapters learn, all that of them, and the student as it is read.
     fn state(&self) -> u64 {
+        let learns = self.size() + 4 + 8;
         let head = 4 * n(self.student.vocabulary) * n(self.student.head_input);
-        self.student_alone() + self.parameters * (self.size() + 4 + 8) + head
+        let more = self.adapters.map_or(self.parameters * learns + head, |adapters| adapters * learns);
+        self.student_alone() + more
     }
 
     /// The chunks of the fused head.
@@ -179,6 +200,8 @@ mod tests {
     use super::*;
     use crate::config::RunConfig;
 
+    const NONE: (u64, Limits) = (0, Limits { prompt: 0, response: 0 });
+
     fn sizes() -> Sizes {
         let config = r#"{"model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
             "num_key_value_heads": 3, "intermediate_size": 1536, "vocab_size": 49152, "max_position_embeddings": 8192,
@@ -187,8 +210,17 @@ mod tests {
         std::fs::write(dir.path().join("config.json"), config).unwrap();
         let student = crate::model::read_design(dir.path()).unwrap().shape().clone();
         let (kind, vocabulary) = (Kind::BFloat16, 49_152);
-        let (teacher, keep) = (None, Keep::None);
-        Sizes { student, parameters: 134_515_008, teacher, keep, kind, vocabulary, longest: 512 }
+        Sizes {
+            student,
+            parameters: 134_515_008,
+            teacher: None,
+            keep: Keep::None,
+            kind,
+            vocabulary,
+            longest: 512,
+            replies: NONE,
+            adapters: None,
+        }
     }
 
     fn train(set: &[&str]) -> Train {

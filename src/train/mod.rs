@@ -5,26 +5,31 @@
 //! and their gradients add up, and are divided once, by what the update counted in all: no cut can
 //! change an update but in its rounding.
 
+mod adapters;
 mod batch;
 mod card;
 mod evaluate;
 mod feed;
+mod gather;
 mod journal;
 mod keep;
 mod kept;
 pub mod machine;
 mod plan;
 mod replies;
+mod sampled;
 mod setup;
 mod teacher;
 mod update;
+mod variance;
+mod work;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tch::{Device, Kind};
 
-use crate::checkpoint::{RunDir, State};
+use crate::checkpoint::{Checkpoint, RunDir, State};
 use crate::config::{Length, RunConfig, Train};
 use crate::error::{Cause, Error, Result};
 use crate::optim::{Course, Optimizer, Outcome, Settings, Shape};
@@ -32,6 +37,7 @@ use crate::signal;
 use crate::weights::Dtype;
 use evaluate::Evaluation;
 use feed::Feed;
+use gather::Gather;
 use journal::{Journal, Line};
 pub use plan::{Plan, plan};
 pub use setup::{Material, Options};
@@ -62,6 +68,8 @@ pub struct News<'a> {
     pub time: Duration,
     /// Of it, what the update itself took.
     pub work: Duration,
+    /// The same by its parts: sampling, scoring, reading, training.
+    pub stages: &'a [(&'static str, Duration)],
     /// Why it was skipped, where it was.
     pub skipped: Option<&'a str>,
 }
@@ -75,8 +83,19 @@ pub struct Finished {
     pub steps: u64,
     /// Updates of this process.
     pub done: u64,
-    /// The best evaluation, and the update after which it was.
-    pub best: Option<(f64, u64)>,
+    /// The best evaluation.
+    pub best: Option<Found>,
+}
+
+/// The evaluation that decided what is best.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Found {
+    /// What decided: `rouge_l` or `valid_loss`.
+    pub name: &'static str,
+    /// Its value.
+    pub value: f64,
+    /// The update after which it was.
+    pub step: u64,
 }
 
 /// Trains as the config says, in the run directory `out`.
@@ -86,7 +105,6 @@ pub fn run(
     options: &Options,
     watch: &mut dyn Watch,
 ) -> Result<Finished> {
-    let config = setup::settled(config);
     if RunDir::is_run(out) && !options.resume {
         return Err(holds_a_run(out));
     }
@@ -94,19 +112,19 @@ pub fn run(
         tracing::warn!("[{table}] is not used by policy = \"{}\"", config.entry.name);
     }
     let policy = config.policy()?;
-    feed::supported(policy.as_ref())?;
     let dir = RunDir::take(out)?;
     let saved = if options.resume { dir.newest()? } else { None };
     setup::same_run(&config, &dir, saved.is_some())?;
-    let mut material = Material::load(&config, options, saved.as_ref().map(|s| s.path.as_path()))?;
+    let mut material = Material::load(&config, options, saved.as_ref())?;
     let mut feed = Feed::prepare(&config, &material, &dir, policy.as_ref(), watch)?;
+    let corpus = Feed::beside(&config, &material, &dir, policy.as_ref())?;
     let evaluation = Evaluation::prepare(&config, &material, &dir)?;
     let cutting = material.cutting(&config, &feed, policy.as_ref());
-    let keeping = keep::Keeping { config: &config, dir: &dir, cut: cutting.cut, policy: policy.as_ref() };
+    let cut = feed.cut(cutting.cut);
+    let keeping = keep::Keeping { config: &config, dir: &dir, cut, policy: policy.as_ref() };
     keep::keep(&keeping, &mut material, &mut feed, &evaluation, watch)?;
     let steps = steps(&config.settings.train, feed.rows(), feed.batch());
-    let mut optimizer =
-        Optimizer::new(material.student.params(), optimizer_settings(&config.settings.train))?;
+    let mut optimizer = Optimizer::new(material.learnt(), optimizer_settings(&config.settings.train))?;
     let state = match &saved {
         Some(checkpoint) => {
             checkpoint.restore(&mut optimizer)?;
@@ -115,15 +133,27 @@ pub fn run(
         None => State::default(),
     };
     dir.folder().write_bytes("config.toml", config.as_run(&options.facts())?.as_bytes())?;
-    let journal = Journal::open(&dir, &state)?;
+    let journal = Journal::open(&dir, &state, evaluation.samples())?;
     material.student.set_recompute(cutting.recompute);
-    let updater = Updater::new(&material, policy, cutting.cut)?;
-    let saved_at = saved.map(|s| s.state.step);
-    let mut training =
-        Loop { config, material, dir, feed, evaluation, optimizer, updater, journal, state, steps, saved_at };
-    training.restore()?;
+    let gather = Gather::new(&config, &material, policy.as_ref(), (feed, corpus), steps);
+    let updater = Updater::new(&material, policy, cut, config.settings.sampling.min_new_tokens)?;
+    let saved_at = saved.as_ref().map(|s| s.state.step);
+    let mut training = Loop {
+        config,
+        material,
+        dir,
+        gather,
+        evaluation,
+        optimizer,
+        updater,
+        journal,
+        state,
+        steps,
+        saved_at,
+    };
+    training.restore(saved.as_ref())?;
     let done = training.run(options, watch)?;
-    let best = training.state.best;
+    let best = training.best();
     Ok(Finished { run: out.to_path_buf(), steps, done, best })
 }
 
@@ -167,7 +197,7 @@ struct Loop {
     config: RunConfig,
     material: Material,
     dir: RunDir,
-    feed: Feed,
+    gather: Gather,
     evaluation: Evaluation,
     optimizer: Optimizer,
     updater: Updater,
@@ -180,8 +210,16 @@ struct Loop {
 
 impl Loop {
     /// Puts everything where the saved state says it was.
-    fn restore(&mut self) -> Result<()> {
-        self.feed.seek(self.state.taken);
+    fn restore(&mut self, checkpoint: Option<&Checkpoint>) -> Result<()> {
+        let (saved, states) = match checkpoint.map(Checkpoint::rollouts).transpose()?.flatten() {
+            Some(kept) => {
+                let bad = |e| Error::data("not a collection of replies").found(e);
+                (serde_json::from_slice(&kept.json).map_err(bad)?, kept.states)
+            }
+            None => Default::default(),
+        };
+        let taken = (self.state.taken, self.state.corpus_taken);
+        self.gather.restore(taken, saved, &states, &self.material)?;
         if !self.state.policy.is_null() {
             self.updater.policy_mut().restore(&self.state.policy)?;
         }
@@ -222,20 +260,37 @@ impl Loop {
         if !due || self.state.evaluated == Some(step) {
             return Ok(());
         }
-        let Some(values) = self.evaluation.run(&self.material, &self.updater)? else { return Ok(()) };
-        self.journal.add(&Line::evaluation(step, &values))?;
+        if self.updater.policy().plan().variance > 0 && self.state.measured != Some(step) {
+            let measured = variance::measure(&self.gather, &self.material, &mut self.updater)?;
+            self.journal.add(&Line::variance(step, &measured))?;
+            self.state.measured = Some(step);
+        }
+        let Some(measured) = self.evaluation.run(&self.material, &self.updater)? else { return Ok(()) };
+        let values = measured.values;
+        self.journal.add(&Line::evaluation(step, &values, &measured.seconds))?;
+        self.journal.show(step, measured.shown)?;
         self.state.evaluated = Some(step);
         watch.evaluated(step, &values);
-        let loss = values.iter().find(|(name, _)| *name == "valid_loss").map(|(_, value)| *value);
-        if let Some(loss) = loss.filter(|x| x.is_finite()) {
+        let value = |wanted| {
+            let found = values.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
+            found.filter(|x| x.is_finite())
+        };
+        if let Some(loss) = value("valid_loss") {
             self.updater.policy_mut().validated(loss);
-            // The untrained student is measured and does not compete.
-            if step > 0 && self.state.best.is_none_or(|(best, _)| loss < best) {
-                self.state.best = Some((loss, step));
-                self.write_model("best", Dtype::F32)?;
-            }
+        }
+        // The untrained student is measured and does not compete.
+        if let Some(value) = value(self.evaluation.decides()).filter(|_| step > 0)
+            && self.state.best.is_none_or(|(best, _)| self.evaluation.is_better(value, best))
+        {
+            self.state.best = Some((value, step));
+            self.write_model("best", Dtype::F32)?;
         }
         Ok(())
+    }
+
+    fn best(&self) -> Option<Found> {
+        let name = self.evaluation.decides();
+        self.state.best.map(|(value, step)| Found { name, value, step })
     }
 
     /// Saves a checkpoint, where it is time to and none stands.
@@ -247,20 +302,23 @@ impl Loop {
         }
         self.journal.sync()?;
         self.journal.mark(&mut self.state);
-        self.state.taken = self.feed.taken();
+        (self.state.taken, self.state.corpus_taken) = self.gather.taken();
         self.state.updates = self.optimizer.updates();
         self.state.policy = self.updater.policy().state();
-        self.dir.save(&self.state, &self.material.files, &self.material.weights(), &self.optimizer)?;
+        let rollouts = self.gather.save(step)?;
+        let (files, weights, adapters) =
+            (&self.material.files, self.material.weights()?, self.material.adapters());
+        self.state.base = self.material.base();
+        self.dir.save(&self.state, files, &weights, &adapters, &self.optimizer, rollouts.as_ref())?;
         self.saved_at = Some(step);
         self.dir.keep(train.keep)
     }
 
     /// One update.
     fn step(&mut self, lr: f64, clock: &mut Instant, watch: &mut dyn Watch) -> Result<()> {
-        let begun = Instant::now();
-        let rows = self.feed.next_batch();
-        let fed = begun.elapsed();
-        let told = self.updater.run(&self.material, &rows, &mut self.optimizer, lr)?;
+        let work = self.gather.next(self.state.step, &self.material, self.updater.policy(), watch)?;
+        let mut told = self.updater.run(&self.material, &work, &mut self.optimizer, lr)?;
+        told.terms.extend_from_slice(&work.values);
         self.state.step += 1;
         let skipped = match told.outcome {
             Outcome::Done(_) => {
@@ -271,13 +329,14 @@ impl Loop {
             Outcome::Skipped(_) => {
                 self.state.skipped += 1;
                 self.state.skipped_in_a_row += 1;
-                Some(self.feed.names(&rows))
+                Some(self.gather.feed().names(&work.numbers))
             }
         };
         let total = clock.elapsed();
         *clock = Instant::now();
-        let place = self.feed.epoch();
-        let seconds = [("total", total), ("data", fed), ("train", told.time)];
+        let place = self.gather.feed().epoch();
+        let stages = [&work.seconds[..], &[("train", told.time)]].concat();
+        let seconds = [&[("total", total)], &stages[..]].concat();
         self.journal.add(&Line::update(self.state.step, &told, lr, place, &seconds, skipped.as_deref()))?;
         watch.update(News {
             step: self.state.step,
@@ -286,6 +345,7 @@ impl Loop {
             tokens: told.tokens,
             time: total,
             work: told.time,
+            stages: &stages,
             skipped: skipped.as_ref().map(|_| "numbers that are not finite"),
         });
         if self.state.skipped_in_a_row >= self.config.settings.train.max_skipped {
@@ -309,8 +369,8 @@ impl Loop {
     }
 
     fn write_model(&self, name: &str, dtype: Dtype) -> Result<()> {
-        let card = card::text(&self.config, &self.state, name);
-        self.dir.write_model(name, &self.material.files, &self.material.weights(), dtype, &card)?;
+        let card = card::text(&self.config, &self.state, self.best(), name);
+        self.dir.write_model(name, &self.material.files, &self.material.weights()?, dtype, &card)?;
         Ok(())
     }
 }
@@ -325,3 +385,6 @@ pub fn trainable(kind: Kind, device: Device) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,8 @@ use tch::{Device, Kind, Tensor};
 use super::feed;
 use super::keep::states_width;
 use super::machine::{Sizes, total_memory};
-use super::setup::{Options, Parts, settled};
+use super::sampled;
+use super::setup::{Options, Parts};
 use super::teacher::tokens_width;
 use crate::checkpoint::RunDir;
 use crate::config::{Keep, RunConfig};
@@ -25,6 +26,8 @@ pub struct Plan {
     pub out: PathBuf,
     /// Parameters of the student.
     pub parameters: u64,
+    /// Parameters of its adapters, which learn in its place.
+    pub adapters: Option<u64>,
     /// Parameters of the teacher.
     pub teacher_parameters: Option<u64>,
     /// What becomes of the rows; none where there is no tokenizer.
@@ -68,17 +71,15 @@ struct Rows {
 
 /// Checks a run and says what it would take.
 pub fn plan(config: RunConfig, out: &Path, options: &Options) -> Result<Plan> {
-    let config = settled(config);
     super::trainable(options.kind, options.device)?;
     if RunDir::is_run(out) && !options.resume {
         return Err(super::holds_a_run(out));
     }
-    let policy = config.policy()?;
-    feed::supported(policy.as_ref())?;
     let parts = Parts::check(&config)?;
     let mut plan = Plan {
         out: out.to_path_buf(),
         parameters: parts.parameters,
+        adapters: parts.adapters,
         teacher_parameters: parts.teacher.as_ref().map(|t| t.parameters),
         rows: None,
         valid: None,
@@ -106,6 +107,8 @@ pub fn plan(config: RunConfig, out: &Path, options: &Options) -> Result<Plan> {
         kind: options.kind,
         vocabulary: parts.vocabulary as u64,
         longest,
+        replies: (replies(&config), parts.limits(&config)),
+        adapters: parts.adapters,
     };
     let cutting = sizes.cutting(train, options.device, plan.total_memory);
     let tokens = sizes.at_once(cutting.cut, batch);
@@ -171,6 +174,7 @@ fn rows(config: &RunConfig, parts: &Parts, plan: &mut Plan) -> Result<Option<Row
         context: parts.context,
         vocabulary: parts.vocabulary,
         need,
+        learn: data.learn,
         rejects,
     };
     if !data.valid.is_empty() {
@@ -185,9 +189,8 @@ fn rows(config: &RunConfig, parts: &Parts, plan: &mut Plan) -> Result<Option<Row
         let count = counts.tokens.div_ceil(data.sequence);
         return Ok(Some(Rows { count, longest, learnt: count * (longest - 1) }));
     }
-    let need = if source == Source::Teacher { Need::Prompts } else { Need::Responses };
-    let (mut counts, mut longest) = preparation(&data.train, need).count()?;
-    if source == Source::Teacher {
+    let (mut counts, mut longest) = preparation(&data.train, feed::need(&source)).count()?;
+    if source == Source::Teacher || feed::samples(&source) {
         // Replies are counted as long as they may get.
         longest += limits.response;
         counts.tokens += counts.rows * limits.response;
@@ -197,10 +200,20 @@ fn rows(config: &RunConfig, parts: &Parts, plan: &mut Plan) -> Result<Option<Row
     Ok(Some(Rows { count: counts.rows, longest, learnt: counts.learnt }))
 }
 
+/// Replies that an evaluation samples together.
+fn replies(config: &RunConfig) -> u64 {
+    let settings = &config.settings;
+    let none = settings.data.valid.is_empty() || settings.train.eval_every == 0;
+    if none { 0 } else { settings.eval.prompts.min(sampled::TOGETHER) as u64 }
+}
+
 fn writes(config: &RunConfig) -> Vec<String> {
     let mut all = vec!["config.toml", "metrics.jsonl", "cache/", "checkpoints/step-N/", "final/"];
     if !config.settings.data.valid.is_empty() && config.settings.train.eval_every > 0 {
         all.push("best/");
+        if config.settings.eval.prompts > 0 {
+            all.push("samples.jsonl");
+        }
     }
     all.into_iter().map(String::from).collect()
 }
@@ -208,8 +221,13 @@ fn writes(config: &RunConfig) -> Vec<String> {
 /// Floating-point operations of a token, of the student and of the teacher: two a parameter and pass; forward,
 /// backward by states and by weights, once more where blocks are computed twice; the teacher forward alone.
 fn work_of_token(parts: &Parts, recompute: bool) -> (f64, f64) {
-    let passes = if recompute { 4.0 } else { 3.0 };
-    let student = 2.0 * passes * products(&parts.shape, parts.parameters);
+    let more = if recompute { 1.0 } else { 0.0 };
+    let own = products(&parts.shape, parts.parameters);
+    let student = match parts.adapters {
+        // What does not learn is not multiplied with by its gradient.
+        Some(adapters) => 2.0 * ((2.0 + more) * own + (3.0 + more) * adapters as f64),
+        None => 2.0 * (3.0 + more) * own,
+    };
     (student, parts.teacher.as_ref().map_or(0.0, |t| 2.0 * products(&t.shape, t.parameters)))
 }
 

@@ -4,11 +4,12 @@
 use std::path::Path;
 
 use super::Watch;
+use super::gather::sampling;
 use super::setup::Material;
 use crate::config::RunConfig;
 use crate::data::TokenFile;
 use crate::data::tokens::Writer;
-use crate::decode::{Reply, Request, Sampling, Scores, sample};
+use crate::decode::{Reply, Request, sample};
 use crate::error::{Error, Result};
 use crate::store::hash::{self, Hasher};
 use crate::weights::WeightFiles;
@@ -36,7 +37,8 @@ pub fn of_teacher(asked: &Asked<'_>, cache: &Path, watch: &mut dyn Watch) -> Res
         .as_ref()
         .ok_or_else(|| Error::bug("replies of a teacher that is not there"))?;
     let (kind, device) = teacher.computes();
-    let settings = settings(asked);
+    let longest = asked.material.limits(asked.config).response;
+    let settings = sampling(&asked.config.settings, asked.material, longest);
     let fingerprint = {
         let mut hasher = Hasher::default();
         hasher.part(asked.fingerprint.as_bytes());
@@ -70,23 +72,6 @@ pub fn of_teacher(asked: &Asked<'_>, cache: &Path, watch: &mut dyn Watch) -> Res
     writer.finish(&fingerprint)?;
     TokenFile::open(cache, &fingerprint)?
         .ok_or_else(|| Error::bug("a file of tokens cannot be read again").file(cache))
-}
-
-fn settings(asked: &Asked<'_>) -> Sampling {
-    let (settings, material) = (&asked.config.settings, asked.material);
-    Sampling {
-        temperature: settings.sampling.temperature,
-        top_k: settings.sampling.top_k,
-        top_p: settings.sampling.top_p,
-        no_repeat_ngram: 0,
-        greedy: false,
-        max_new_tokens: material.limits(asked.config).response,
-        min_new_tokens: settings.sampling.min_new_tokens,
-        eos: material.eos.clone(),
-        vocabulary: material.vocabulary,
-        seed: settings.seed,
-        scores: Scores::Vocabulary,
-    }
 }
 
 /// What a model is: the bytes of its config and its weights.

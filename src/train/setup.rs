@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use retort_policies::Policy;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind};
 
+use super::adapters::{self, Adapted};
 use super::feed::Feed;
 use super::machine::{Cutting, Sizes, total_memory};
 use super::teacher::Teacher;
-use crate::checkpoint::{ModelFiles, RunDir};
-use crate::config::{Best, Keep, Origin, RunConfig};
+use crate::checkpoint::{Checkpoint, ModelFiles, RunDir};
+use crate::config::{Keep, Origin, RunConfig};
 use crate::data::Limits;
 use crate::error::{Error, Result};
 use crate::model::config::Shape;
@@ -62,28 +63,13 @@ fn kind_name(kind: Kind) -> &'static str {
     }
 }
 
-/// The config with what it cannot have replaced by what it gets, which is said.
-pub fn settled(mut config: RunConfig) -> RunConfig {
-    let settings = &mut config.settings;
-    if settings.train.best == Best::RougeL {
-        if !settings.data.valid.is_empty() && settings.train.eval_every > 0 {
-            tracing::warn!("train.best = \"rouge-l\" is not there yet: valid-loss decides what is best");
-        }
-        settings.train.best = Best::ValidLoss;
-    }
-    if settings.data.valid.is_empty() && settings.train.eval_every > 0 {
-        tracing::info!("without data.valid nothing is evaluated, and there is no best/");
-    }
-    config
-}
-
 /// That a run directory's own config is of the same run, where it goes on.
 pub fn same_run(config: &RunConfig, dir: &RunDir, goes_on: bool) -> Result<()> {
     let file = dir.path().join("config.toml");
     if !goes_on || !file.exists() {
         return Ok(());
     }
-    let before = settled(RunConfig::load(&file, &[])?);
+    let before = RunConfig::load(&file, &[])?;
     match config.differs(&before)? {
         None => Ok(()),
         Some(key) => Err(Error::user("the run was begun with another setting")
@@ -110,11 +96,13 @@ pub struct Material {
     pub context: usize,
     /// What is written beside the student's weights.
     pub files: ModelFiles,
+    /// The adapters that learn in the student's place.
+    pub(super) adapted: Option<Adapted>,
 }
 
 impl Material {
     /// Loads it; a student that was saved is taken from `saved`.
-    pub fn load(config: &RunConfig, options: &Options, saved: Option<&Path>) -> Result<Self> {
+    pub fn load(config: &RunConfig, options: &Options, saved: Option<&Checkpoint>) -> Result<Self> {
         super::trainable(options.kind, options.device)?;
         let teacher = config.settings.teacher.as_deref().map(locate::model_folder);
         let teacher = teacher.transpose().map_err(|e| config.blame("teacher.model", e))?;
@@ -132,12 +120,16 @@ impl Material {
         {
             teacher.body()?;
         }
-        let student = match (saved, &config.settings.student.model) {
-            (Some(folder), _) => load(folder, options, Residence::Trained)?,
-            (None, Origin::Config(file)) => {
-                CausalLm::random(read_config(file)?, config.settings.seed, options.kind, options.device)?
+        let (student, adapted) = match (saved, &config.settings.student.model) {
+            _ if config.settings.student.lora.is_some() => {
+                adapters::load(config, &place.folder, options, saved)?
             }
-            (None, Origin::Folder(_)) => load(&place.folder, options, Residence::Trained)?,
+            (Some(saved), _) => (load(&saved.path, options, Residence::Trained)?, None),
+            (None, Origin::Config(file)) => {
+                let (kind, device) = (options.kind, options.device);
+                (CausalLm::random(read_config(file)?, config.settings.seed, kind, device)?, None)
+            }
+            (None, Origin::Folder(_)) => (load(&place.folder, options, Residence::Trained)?, None),
         };
         let shapes = || std::iter::once(student.shape()).chain(teacher.iter().map(Teacher::shape));
         let rows = shapes().map(|s| s.vocabulary as usize).min().unwrap_or(0);
@@ -154,12 +146,17 @@ impl Material {
         }
         let files = ModelFiles::read(&place.config, &place.tokenizer)?;
         let vocabulary = tokenizer.vocab_size().min(rows);
-        Ok(Material { student, teacher, eos, vocabulary, context, files, tokenizer })
+        Ok(Material { student, teacher, eos, vocabulary, context, files, tokenizer, adapted })
     }
 
     /// What goes behind a response.
     pub fn end(&self) -> Option<u32> {
         turn_end(&self.eos, &self.tokenizer)
+    }
+
+    /// The whole teacher, where there is one.
+    pub fn teacher_model(&self) -> Result<Option<&CausalLm>> {
+        self.teacher.as_ref().map(Teacher::body).transpose()
     }
 
     /// The longest parts of a row, within what both models can read.
@@ -182,15 +179,15 @@ impl Material {
             kind,
             vocabulary: self.vocabulary as u64,
             longest: feed.longest(),
+            // What is sampled is not cut: its memory is free again before the next update.
+            replies: (0, Limits { prompt: 0, response: 0 }),
+            adapters: self
+                .adapted
+                .as_ref()
+                .map(|a| a.learnt().masters().iter().map(|t| t.numel() as u64).sum()),
         };
         let device = student.device();
         sizes.cutting(&config.settings.train, device, total_memory(device))
-    }
-
-    /// The student's masters by name.
-    pub fn weights(&self) -> Vec<(String, Tensor)> {
-        let params = self.student.params();
-        params.names().iter().cloned().zip(params.masters().iter().map(Tensor::shallow_clone)).collect()
     }
 }
 
@@ -221,6 +218,8 @@ pub struct Parts {
     pub shape: Shape,
     /// Its parameters.
     pub parameters: u64,
+    /// Those of its adapters.
+    pub adapters: Option<u64>,
     /// The teacher.
     pub teacher: Option<Counted>,
     /// The student's tokenizer, where there is one.
@@ -248,10 +247,11 @@ impl Parts {
     pub fn check(config: &RunConfig) -> Result<Self> {
         let folder = config.settings.teacher.as_deref().map(locate::model_folder);
         let folder = folder.transpose().map_err(|e| config.blame("teacher.model", e))?;
-        let mut missing = Vec::new();
+        let (mut missing, mut adapters) = (Vec::new(), None);
         let (student, place) = match (&config.settings.student.model, Place::of(config, folder.as_deref())) {
             (Origin::Folder(_), place) => {
                 let place = place?;
+                adapters = adapters::parameters(config, &place.folder)?;
                 (counted(&place.folder)?, Some(place.tokenizer))
             }
             (Origin::Config(file), place) => {
@@ -281,7 +281,7 @@ impl Parts {
         let context = shapes().map(|s| s.context as usize).min().unwrap_or(0);
         let vocabulary = tokenizer.as_ref().map_or(rows, |t| t.vocab_size().min(rows));
         let Counted { shape, parameters } = student;
-        Ok(Parts { shape, parameters, teacher, tokenizer, eos, vocabulary, context, missing })
+        Ok(Parts { shape, parameters, adapters, teacher, tokenizer, eos, vocabulary, context, missing })
     }
 
     /// What goes behind a response.

@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 use super::batch::Micro;
 use super::kept::Kept;
 use super::setup::Options;
-use super::update::{head, states};
+use super::update::states;
 use crate::error::{Error, Result};
 use crate::model::config::Shape;
 use crate::model::layers;
@@ -50,6 +50,8 @@ pub enum Among {
     Trained,
     /// The held-out ones.
     Held,
+    /// Others: sampled while the run goes on, or text beside the rows. Nothing is kept of them.
+    New,
 }
 
 /// What a teacher says of a micro-batch.
@@ -75,6 +77,23 @@ impl Teacher {
             trained: None,
             held: None,
         })
+    }
+
+    /// A model at hand, as if it were of a folder.
+    #[cfg(test)]
+    pub fn at_hand(model: CausalLm, folder: PathBuf) -> Self {
+        let (kind, device) = (model.kind(), model.device());
+        let write = crate::weights::Dtype::F32;
+        Teacher {
+            shape: model.shape().clone(),
+            parameters: model.params().compute().iter().map(|t| t.numel() as u64).sum(),
+            folder,
+            options: Options { device, kind, write, resume: false },
+            body: OnceCell::from(model),
+            head: None,
+            trained: None,
+            held: None,
+        }
     }
 
     /// Its sizes.
@@ -113,6 +132,7 @@ impl Teacher {
         let record = match among {
             Among::Trained => self.trained.as_ref(),
             Among::Held => self.held.as_ref(),
+            Among::New => None,
         };
         let device = self.options.device;
         let read = |kept: &Kept| -> Result<Vec<u8>> {
@@ -153,7 +173,7 @@ impl Teacher {
     pub fn head(&self) -> Result<Head<'_>> {
         match &self.head {
             Some(own) => Ok(Head { weight_vd: &own.weight_vd, bias_v: own.bias_v.as_ref(), softcap: None }),
-            None => Ok(head(self.body()?)),
+            None => Ok(self.body()?.scoring_head()),
         }
     }
 

@@ -1,21 +1,22 @@
 //! One update: rows in, changed weights out.
 //!
 //! Each micro-batch goes forward, is scored as a sum, and its gradient goes back; gradients add up in
-//! float32. The gradient of the head is made by the fused head itself and is added once an update; the
-//! rest of the model gets its gradient from the hidden states. Everything is divided by the tokens of the
-//! whole update.
+//! float32. The gradient of the head is made by the fused head itself and is added once a part; the
+//! rest of the model gets its gradient from the hidden states. The rows of the policy's source are divided
+//! by their tokens (or rows) in the whole update, the text beside them by its own.
 
 use std::time::{Duration, Instant};
 
 use retort_policies::objective::head::{HeadGrads, Want};
-use retort_policies::objective::input::{Head, Side};
-use retort_policies::{Part, Policy, Unit, View};
+use retort_policies::objective::input::{Barred, Side};
+use retort_policies::objective::rows::first_of_rows;
+use retort_policies::{Part, Policy, Scored, Signals, Unit, View};
 use tch::{Kind, Tensor};
 
 use super::batch::Micro;
-use super::feed::Batch;
 use super::setup::Material;
-use super::teacher::Among;
+use super::teacher::{Among, Said, Teacher};
+use super::work::{Learnt, Work};
 use crate::data::sampler::Cut;
 use crate::data::{Example, by_length};
 use crate::error::{Error, Result};
@@ -40,14 +41,29 @@ pub struct Told {
     pub time: Duration,
 }
 
+/// What came of the rows of an update.
+#[derive(Debug)]
+pub struct Gradient {
+    /// The loss.
+    pub loss: f64,
+    /// Its terms, and what the policy watches.
+    pub terms: Vec<(&'static str, f64)>,
+    /// Tokens learnt.
+    pub tokens: usize,
+}
+
 /// What updates are made with.
 #[derive(Debug)]
 pub struct Updater {
     policy: Box<dyn Policy>,
-    /// Float32, one a parameter.
+    /// Float32, one a parameter that learns.
     sums: Vec<Tensor>,
-    head: HeadPlace,
+    /// None where the head does not learn.
+    head: Option<HeadPlace>,
     cut: Cut,
+    /// The ids that end replies, and for how many tokens of a sampled one they were barred.
+    eos: Vec<i64>,
+    least: usize,
 }
 
 /// Which parameters the head is, and where its gradient adds up.
@@ -60,11 +76,12 @@ struct HeadPlace {
 
 impl Updater {
     /// Room for the gradients of the student.
-    pub fn new(material: &Material, policy: Box<dyn Policy>, cut: Cut) -> Result<Self> {
-        let student = &material.student;
+    pub fn new(material: &Material, policy: Box<dyn Policy>, cut: Cut, least: usize) -> Result<Self> {
         let sums: Vec<Tensor> =
-            student.params().masters().iter().map(|t| Ok(t.f_zeros_like()?)).collect::<Result<_>>()?;
-        Ok(Updater { policy, sums, head: HeadPlace::of(student)?, cut })
+            material.learnt().masters().iter().map(|t| Ok(t.f_zeros_like()?)).collect::<Result<_>>()?;
+        let head = material.adapted.is_none().then(|| HeadPlace::of(&material.student)).transpose()?;
+        let eos = material.eos.iter().map(|&id| i64::from(id)).collect();
+        Ok(Updater { policy, sums, head, cut, eos, least })
     }
 
     /// The policy.
@@ -77,6 +94,16 @@ impl Updater {
         self.policy.as_mut()
     }
 
+    /// Puts another policy in the place of this one, and answers this one.
+    pub fn replace_policy(&mut self, policy: Box<dyn Policy>) -> Box<dyn Policy> {
+        std::mem::replace(&mut self.policy, policy)
+    }
+
+    /// The gradient of each parameter, as the last update left it.
+    pub fn sums(&self) -> &[Tensor] {
+        &self.sums
+    }
+
     /// How rows are cut.
     pub fn cut(&self) -> Cut {
         self.cut
@@ -86,76 +113,136 @@ impl Updater {
     pub fn run(
         &mut self,
         material: &Material,
-        batch: &Batch,
+        work: &Work,
         optimizer: &mut Optimizer,
         lr: f64,
     ) -> Result<Told> {
         let begun = Instant::now();
-        let examples = &batch.examples;
-        let tokens: usize = examples.iter().map(Example::targets).sum();
-        let divisor = match self.policy.plan().unit {
-            Unit::Tokens => tokens,
-            Unit::Rows => examples.len(),
-        }
-        .max(1) as f64;
-        native::zero_all(&self.sums)?;
-        self.head.clear()?;
-        let lengths: Vec<usize> = examples.iter().map(|e| e.ids.len()).collect();
-        let mut sums = Sums::default();
-        for group in by_length(&lengths, self.cut) {
-            let rows: Vec<&Example> = group.iter().map(|&row| &examples[row]).collect();
-            let numbers: Vec<u64> = group.iter().map(|&row| batch.numbers[row]).collect();
-            self.micro(material, &rows, &numbers, divisor, &mut sums)?;
-        }
-        self.head.add(&self.sums, 1.0 / divisor)?;
-        let (loss, terms) = sums.read(divisor)?;
+        let Gradient { loss, terms, tokens } = self.gradient(material, work)?;
         let outcome =
             if loss.is_finite() { optimizer.step(&self.sums, lr)? } else { Outcome::Skipped(f64::NAN) };
         if let Outcome::Done(_) = outcome {
-            material.student.params().publish()?;
+            material.learnt().publish()?;
         }
-        Ok(Told { outcome, loss, terms, tokens, rows: examples.len(), time: begun.elapsed() })
+        Ok(Told { outcome, loss, terms, tokens, rows: work.main.len(), time: begun.elapsed() })
     }
 
-    /// Forward, score, backward.
+    /// The gradient of an update, into the sums.
+    pub fn gradient(&mut self, material: &Material, work: &Work) -> Result<Gradient> {
+        let tokens: usize = work.main.iter().map(|row| row.example.targets()).sum();
+        let divisor = match self.policy.plan().unit {
+            Unit::Tokens => tokens,
+            Unit::Rows => work.main.len(),
+        };
+        native::zero_all(&self.sums)?;
+        let main: Vec<&Learnt> = work.main.iter().collect();
+        let (numbers, sampled) = (&work.numbers[..], work.sampled);
+        let rows = PartRows { part: Part::Main, rows: &main, numbers, divisor, tokens, sampled };
+        let (mut loss, mut terms) = self.part(material, &rows)?;
+        if !work.corpus.is_empty() {
+            let text: Vec<Learnt> = work.corpus.iter().cloned().map(Learnt::given).collect();
+            let tokens = work.corpus.iter().map(Example::targets).sum();
+            let rows = text.iter().collect::<Vec<_>>();
+            let part = Part::Corpus;
+            let rows = PartRows { part, rows: &rows, numbers: &[], divisor: tokens, tokens, sampled: false };
+            let (more, named) = self.part(material, &rows)?;
+            loss += more;
+            terms.extend(named);
+        }
+        Ok(Gradient { loss, terms, tokens })
+    }
+
+    /// Forward, score, backward of one part, micro-batch by micro-batch: its loss and terms.
+    fn part(&mut self, material: &Material, part: &PartRows<'_>) -> Result<(f64, Vec<(&'static str, f64)>)> {
+        self.head.iter().try_for_each(HeadPlace::clear)?;
+        let divisor = part.divisor.max(1) as f64;
+        let lengths: Vec<usize> = part.rows.iter().map(|row| row.example.ids.len()).collect();
+        let mut sums = Sums::default();
+        for group in by_length(&lengths, self.cut) {
+            let rows: Vec<&Learnt> = group.iter().map(|&row| part.rows[row]).collect();
+            let numbers: Vec<u64> = group.iter().filter_map(|&row| part.numbers.get(row).copied()).collect();
+            let group = PartRows { rows: &rows, numbers: &numbers, ..*part };
+            self.micro(material, &group, divisor, &mut sums)?;
+        }
+        self.head.iter().try_for_each(|head| head.add(&self.sums, 1.0 / divisor))?;
+        sums.read(divisor, part.tokens.max(1) as f64)
+    }
+
     fn micro(
         &mut self,
         material: &Material,
-        rows: &[&Example],
-        numbers: &[u64],
+        part: &PartRows<'_>,
         divisor: f64,
         sums: &mut Sums,
     ) -> Result<()> {
         let student = &material.student;
-        let micro = Micro::of(rows, student.device())?;
+        let examples: Vec<&Example> = part.rows.iter().map(|row| &row.example).collect();
+        let micro = Micro::of(&examples, student.device())?;
         let hidden_nd = micro.rows.pack(&student.hidden(&micro.ids_bt, &Padding::Right)?)?;
-        let wants_teacher = self.policy.plan().teacher;
-        let teacher = match &material.teacher {
-            Some(teacher) if wants_teacher => Some((teacher, teacher.said(Among::Trained, &micro, numbers)?)),
-            _ => None,
-        };
+        let teacher = self.teacher_said(material, part, &micro)?;
+        let signals: Vec<Signals> = part.rows.iter().filter_map(|row| row.signals.clone()).collect();
+        let (eos, least) = (&self.eos, if part.sampled { self.least } else { 0 });
+        let at_n = first_of_rows(&micro.lengths, least, student.device())?;
         let view = View {
-            part: Part::Main,
-            student: Side::Hidden { hidden_nd: &hidden_nd, head: head(student) },
+            part: part.part,
+            student: Side::Hidden { hidden_nd: &hidden_nd, head: student.scoring_head() },
             teacher: teacher.as_ref().map(|(t, said)| t.side(said)).transpose()?,
             targets_n: &micro.targets_n,
             lengths: &micro.lengths,
-            signals: &[],
+            signals: &signals,
             vocabulary: material.vocabulary as i64,
-            barred: None,
-            want: Want::Head(&mut self.head.grads),
+            barred: (least > 0).then_some(Barred { ids: eos, at_n: &at_n }),
+            want: match &mut self.head {
+                Some(head) => Want::Head(&mut head.grads),
+                None => Want::Hidden,
+            },
         };
         let scored = self.policy.score(view)?;
         let grad = scored.grad.as_ref().ok_or_else(|| Error::bug("a loss without a gradient"))?;
         native::backward(&[hidden_nd], &[grad.f_mul_scalar(1.0 / divisor)?], false)?;
-        student.params().collect_grads(&self.sums)?;
-        sums.add(&scored.names, scored.loss, scored.sums_k)
+        material.learnt().collect_grads(&self.sums)?;
+        sums.add(scored)
+    }
+
+    /// The teacher and what it says at the scored positions, where the policy looks at it: states that came
+    /// with sampled rows, what was kept of fixed ones, or a pass now.
+    fn teacher_said<'m>(
+        &self,
+        material: &'m Material,
+        part: &PartRows<'_>,
+        micro: &Micro,
+    ) -> Result<Option<(&'m Teacher, Said)>> {
+        let plan = self.policy.plan();
+        let wanted = match part.part {
+            Part::Main => plan.teacher,
+            Part::Corpus => plan.corpus_teacher,
+        };
+        let Some(teacher) = material.teacher.as_ref().filter(|_| wanted) else { return Ok(None) };
+        let kept: Option<Vec<&Tensor>> = part.rows.iter().map(|row| row.states.as_ref()).collect();
+        let among = match part.part {
+            Part::Main if !part.sampled => Among::Trained,
+            _ => Among::New,
+        };
+        let said = match kept {
+            Some(kept) => Said::States(Tensor::f_cat(&kept, 0)?),
+            None => teacher.said(among, micro, part.numbers)?,
+        };
+        Ok(Some((teacher, said)))
     }
 }
 
-/// A model's head, as policies take it.
-pub(super) fn head(model: &CausalLm) -> Head<'_> {
-    Head { weight_vd: &model.head().weight_vd, bias_v: model.head().bias_v.as_ref(), softcap: None }
+/// Some rows of a part of an update.
+#[derive(Clone, Copy)]
+struct PartRows<'a> {
+    part: Part,
+    rows: &'a [&'a Learnt],
+    /// Their numbers among all rows; none of text beside them.
+    numbers: &'a [u64],
+    /// What the part's sums are divided by, and its tokens.
+    divisor: usize,
+    tokens: usize,
+    /// Whether EOS was barred at first.
+    sampled: bool,
 }
 
 /// The states that a model's head sees at the scored positions, without a gradient.
@@ -173,7 +260,7 @@ impl HeadPlace {
         };
         let own = student.head();
         let (weight, bias) = (place(&own.weight_vd)?, own.bias_v.as_ref().map(place).transpose()?);
-        Ok(HeadPlace { weight, bias, grads: HeadGrads::zeros(&head(student))? })
+        Ok(HeadPlace { weight, bias, grads: HeadGrads::zeros(&student.scoring_head())? })
     }
 
     fn clear(&self) -> Result<()> {
@@ -191,16 +278,19 @@ impl HeadPlace {
     }
 }
 
-/// What the micro-batches add up to, on the device until the update's end.
+/// What the micro-batches add up to, on the device until the part's end.
 #[derive(Default)]
 struct Sums {
     loss: Option<Tensor>,
     names: Vec<&'static str>,
     terms_k: Option<Tensor>,
+    /// What policies watch beside their terms.
+    watched: Vec<&'static str>,
+    watched_k: Option<Tensor>,
 }
 
 impl Sums {
-    fn add(&mut self, names: &[&'static str], loss: Tensor, terms_k: Tensor) -> Result<()> {
+    fn add(&mut self, scored: Scored) -> Result<()> {
         let plus = |sum: &mut Option<Tensor>, more: Tensor| -> Result<()> {
             *sum = Some(match sum.take() {
                 Some(sum) => sum.f_add(&more)?,
@@ -208,17 +298,28 @@ impl Sums {
             });
             Ok(())
         };
-        self.names = names.to_vec();
-        plus(&mut self.loss, loss)?;
-        plus(&mut self.terms_k, terms_k)
+        self.names = scored.names;
+        plus(&mut self.loss, scored.loss)?;
+        plus(&mut self.terms_k, scored.sums_k)?;
+        let (names, values): (Vec<_>, Vec<_>) = scored.watched.into_iter().unzip();
+        if !names.is_empty() {
+            self.watched = names;
+            plus(&mut self.watched_k, Tensor::f_stack(&values, 0)?)?;
+        }
+        Ok(())
     }
 
-    fn read(self, divisor: f64) -> Result<(f64, Vec<(&'static str, f64)>)> {
-        let loss = self.loss.map(|t| t.f_double_value(&[])).transpose()?.unwrap_or(0.0);
-        let terms = match self.terms_k {
-            Some(t) => Vec::<f64>::try_from(t.f_to_kind(Kind::Double)?.f_to_device(tch::Device::Cpu)?)?,
-            None => Vec::new(),
+    /// The loss, and each term by its name; what is watched is a mean over tokens.
+    fn read(self, divisor: f64, tokens: f64) -> Result<(f64, Vec<(&'static str, f64)>)> {
+        let numbers = |t: Option<Tensor>| -> Result<Vec<f64>> {
+            match t {
+                Some(t) => Ok(Vec::try_from(t.f_to_kind(Kind::Double)?.f_to_device(tch::Device::Cpu)?)?),
+                None => Ok(Vec::new()),
+            }
         };
-        Ok((loss / divisor, self.names.into_iter().zip(terms.into_iter().map(|x| x / divisor)).collect()))
+        let loss = self.loss.map(|t| t.f_double_value(&[])).transpose()?.unwrap_or(0.0);
+        let terms = self.names.into_iter().zip(numbers(self.terms_k)?.into_iter().map(|x| x / divisor));
+        let watched = self.watched.into_iter().zip(numbers(self.watched_k)?.into_iter().map(|x| x / tokens));
+        Ok((loss / divisor, terms.chain(watched).collect()))
     }
 }

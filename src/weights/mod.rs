@@ -9,12 +9,14 @@ pub mod finite;
 pub mod folder;
 pub mod gguf;
 pub mod locate;
+pub mod lora;
 pub mod names;
 pub mod params;
 pub mod safetensors;
 pub mod save;
 
 pub use folder::{Plan, WeightFiles};
+pub use lora::{Adapter, Lora};
 pub use names::{Naming, Spec};
 pub use params::{Params, Residence};
 pub use save::{Dtype, Entry, write_safetensors};

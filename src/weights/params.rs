@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};
 
 use super::folder::Plan;
+use super::lora::Adapter;
 use crate::error::{Error, Result};
 use crate::native;
 use crate::seed::{Stream, generator};
@@ -31,6 +32,7 @@ pub struct Params {
     compute: Vec<Tensor>,
     masters: Vec<Tensor>,
     index: HashMap<String, usize>,
+    adapters: HashMap<String, Adapter>,
 }
 
 impl Params {
@@ -65,7 +67,7 @@ impl Params {
     pub fn frozen(tensors: Vec<(String, Tensor)>) -> Self {
         let (names, compute): (Vec<_>, Vec<_>) = tensors.into_iter().unzip();
         let index = names.iter().cloned().zip(0..).collect();
-        Params { names, compute, masters: Vec::new(), index }
+        Params { names, compute, masters: Vec::new(), index, adapters: HashMap::new() }
     }
 
     /// Tensors that are trained: float32 masters of these values, and what the model computes with.
@@ -110,6 +112,16 @@ impl Params {
             .get(name)
             .ok_or_else(|| Error::bug("a model asked for a tensor that it did not announce").field(name))?;
         Ok(self.compute[*i].shallow_clone())
+    }
+
+    /// Puts an adapter beside the tensor of this name, for the models that are built of these from now on.
+    pub(super) fn adapt(&mut self, name: &str, adapter: Adapter) {
+        self.adapters.insert(name.to_string(), adapter);
+    }
+
+    /// The adapter beside the tensor of this name, sharing its memory.
+    pub fn adapter(&self, name: &str) -> Option<Adapter> {
+        self.adapters.get(name).map(Adapter::share)
     }
 
     /// The names, in the order of everything else here.

@@ -66,7 +66,7 @@ fn a_run_says_how_far_it_is_and_what_to_do_next() {
     assert_eq!((facts["done"].as_u64(), facts["steps"].as_u64()), (Some(5), Some(5)));
     assert_eq!((&facts["finished"], &facts["resumes_after"]), (&Value::Bool(true), &5.into()));
     assert_eq!(facts["losses"].as_array().unwrap().len(), 5);
-    assert!(facts["best"]["valid_loss"].is_f64() && facts["best"]["path"].is_string(), "{facts}");
+    assert!(facts["best"]["rouge_l"].is_f64() && facts["best"]["path"].is_string(), "{facts}");
     assert!(facts["made"]["threads"].is_string() && facts["evaluation"]["eval"]["valid_loss"].is_f64());
     assert!(facts["next"].as_str().unwrap().contains("generate"), "{facts}");
     // A checkpoint that was changed is told, and the one before it is what a run goes on from.

@@ -7,7 +7,7 @@ use crate::{bad, good, retort, text};
 const EVERYWHERE: &str = "--device --dtype --threads --json --quiet --verbose --help";
 
 /// The flags that other people's scripts use. One may be added; none may go.
-const FLAGS: [(&str, &str); 8] = [
+const FLAGS: [(&str, &str); 9] = [
     ("distill", "--set --out --resume --dry-run"),
     ("score", "--model --input --template --skip-invalid --output"),
     (
@@ -16,6 +16,11 @@ const FLAGS: [(&str, &str); 8] = [
          --top-p --no-repeat-ngram --greedy --samples --seed --batch --raw --teacher --mix",
     ),
     ("gap", "--teacher --student --input --template --skip-invalid --output"),
+    (
+        "eval",
+        "--model --teacher --responses --input --metrics --seeds --template --output --max-new-tokens \
+         --min-new-tokens --temperature --top-k --top-p --no-repeat-ngram --greedy --seed --batch --lmops",
+    ),
     ("chat", "--model --template --greedy --temperature --seed"),
     ("inspect", ""),
     ("import", "--out"),

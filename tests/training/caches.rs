@@ -196,6 +196,11 @@ fn a_cache_that_is_of_no_use_is_refused() {
         (&["teacher.cache=states", "policy=sft"], "asks its teacher nothing"),
         (&["teacher.cache=states", "policy=seqkd"], "asks its teacher nothing"),
         (&["teacher.cache=states", "policy=gkd"], "new at every update"),
+        (&["teacher.cache=states", "policy=minillm"], "new at every update"),
+        (
+            &["teacher.cache=states", "policy=minima", "data.corpus=text.txt", "data.document_attention=own"],
+            "data.document_attention = \"own\"",
+        ),
         (&["teacher.cache=logits"], "expected none, states, tokens"),
         (&["teacher.cache=tokens", "teacher.draws=0"], "from 1 on"),
     ] {

@@ -5,12 +5,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::support::{command, finish, fixture};
-use crate::{Case, text_of};
+use crate::{Case, LIMIT, text_of};
 
-const LIMIT: Duration = Duration::from_secs(300);
-
-/// Small and with every kind of file: evaluations, checkpoints that go, a best model.
-const SETTINGS: [&str; 7] = [
+/// Small and with every kind of file: evaluations, replies, checkpoints that go, a best model.
+const SETTINGS: [&str; 8] = [
     "train.steps=6",
     "train.batch=2",
     "train.lr=1e-2",
@@ -18,6 +16,7 @@ const SETTINGS: [&str; 7] = [
     "train.eval_every=3",
     "train.keep=2",
     "train.schedule=constant",
+    "data.max_response=12",
 ];
 
 fn case() -> (Case, Vec<String>) {
@@ -30,6 +29,7 @@ fn case() -> (Case, Vec<String>) {
 /// All that a run leaves that may be compared.
 fn left(case: &Case, out: &str) -> (Vec<serde_json::Value>, Vec<Vec<u8>>) {
     let names = [
+        "samples.jsonl",
         "final/model.safetensors",
         "best/model.safetensors",
         "checkpoints/step-6/model.safetensors",

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use retort::config::Learn;
 use retort::data::{Corpus, Limits, Need, Packed, Preparation, TokenFile};
 use retort::error::Result;
 use retort::text::{TemplateChoice, Tokenizer, eos_ids, turn_end};
@@ -16,6 +17,7 @@ struct Desk {
     eos: Option<u32>,
     template: TemplateChoice,
     files: Vec<PathBuf>,
+    learn: Learn,
 }
 
 impl Desk {
@@ -24,7 +26,14 @@ impl Desk {
         let folder = fixture("score/llama");
         let tokenizer = Tokenizer::load(&folder).unwrap();
         let eos = turn_end(&eos_ids(&folder, &tokenizer).unwrap(), &tokenizer);
-        let desk = Desk { tokenizer, eos, template, files: vec![dir.path().join("rows.jsonl")], dir };
+        let desk = Desk {
+            tokenizer,
+            eos,
+            template,
+            files: vec![dir.path().join("rows.jsonl")],
+            learn: Learn::Replies,
+            dir,
+        };
         desk.write("rows.jsonl", &lines.iter().map(|l| format!("{l}\n")).collect::<String>());
         desk
     }
@@ -45,6 +54,7 @@ impl Desk {
             context: 512,
             vocabulary: 320,
             need: Need::Responses,
+            learn: self.learn,
             rejects,
         };
         preparation.run(&self.dir.path().join("rows.tokens"))

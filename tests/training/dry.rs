@@ -1,6 +1,6 @@
 //! `--dry-run`: what it says, that it writes nothing, and how near the truth it is.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::fixture;
 use crate::{Case, learning};
@@ -104,4 +104,60 @@ fn the_memory_is_predicted_within_a_quarter() {
             "{hidden} x {layers}: predicted {predicted}, held {held}"
         );
     }
+}
+
+/// A run whose evaluations hold more than its updates: many replies at once, one short row an update.
+#[test]
+fn the_memory_of_replies_is_predicted_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, prompt: usize| {
+        let path = dir.path().join(name);
+        let row = |n: usize| {
+            format!(
+                "{}\n",
+                json!({"prompt": format!("{n}: {}", "Say it. ".repeat(prompt)), "response": "It."})
+            )
+        };
+        std::fs::write(&path, (0..32).map(row).collect::<String>()).unwrap();
+        path
+    };
+    let (train, valid) = (file("train.jsonl", 1), file("valid.jsonl", 100));
+    let case = Case::new("sft", &train);
+    let student = learning::student(&case, "student", 256, 8);
+    let valid = format!("data.valid={:?}", valid.display().to_string());
+    let settings =
+        [student.as_str(), "train.steps=1", "train.batch=1", "data.max_prompt=200", valid.as_str()];
+    let settings = [&settings[..], &["data.max_response=16"]].concat();
+    let of = |more: &[&str]| plan(&case, &[&settings[..], more].concat())["memory"].as_u64().unwrap() as f64;
+    let (predicted, without) = (of(&[]), of(&["eval.prompts=0"]));
+    let held = case.good("run", &settings, &[]).peak as f64;
+    eprintln!("replies: predicted {} MiB, held {} MiB", predicted as u64 >> 20, held as u64 >> 20);
+    assert!(without < 0.9 * predicted, "replies matter here: {without} without them, {predicted}");
+    assert!((predicted / held - 1.0).abs() < 0.25, "predicted {predicted}, held {held}");
+}
+
+/// The same where adapters learn: the student is held once, and once more while it is written.
+#[test]
+fn the_memory_of_adapters_is_predicted_within_a_quarter() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = dir.path().join("rows.jsonl");
+    let row = |n: usize| {
+        let ids: Vec<String> = (0..200).map(|t| ((n * 31 + t * 7) % 320).to_string()).collect();
+        format!("{{\"ids\": [{}]}}\n", ids.join(", "))
+    };
+    std::fs::write(&rows, (0..8).map(row).collect::<String>()).unwrap();
+    let case = Case::new("sft", &rows);
+    let shape = learning::student(&case, "shape", 768, 8);
+    case.good("base", &[shape.as_str(), "train.steps=1", "train.batch=1"], &[]);
+    let model = format!("student.model={:?}", case.text("base/final"));
+    let settings =
+        [model.as_str(), "train.steps=2", "train.batch=8", "train.micro_batch=4", "student.lora.rank=8"];
+    let plan = plan(&case, &settings);
+    let numbers = plan["adapter_params"].as_u64().unwrap();
+    let held = case.good("run", &settings, &[]);
+    let adapters = crate::tensors(&case.path("run/checkpoints/step-2/adapters.safetensors"));
+    assert_eq!(adapters.values().map(|t| t.numel() as u64).sum::<u64>(), numbers);
+    let (predicted, held) = (plan["memory"].as_u64().unwrap() as f64, held.peak as f64);
+    eprintln!("adapters: predicted {} MiB, held {} MiB", predicted as u64 >> 20, held as u64 >> 20);
+    assert!((predicted / held - 1.0).abs() < 0.25, "predicted {predicted}, held {held}");
 }

@@ -9,12 +9,16 @@ mod configs;
 mod crash;
 mod data;
 mod dry;
+mod evaluations;
 mod golden;
 mod learning;
+mod lora;
+mod minillm;
 mod optimizer;
 mod runs;
 #[path = "../support/mod.rs"]
 mod support;
+mod talks;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -25,6 +29,9 @@ use retort::weights::safetensors::MappedFile;
 use serde_json::Value;
 use support::{Answer, MOST_MEMORY, command, finish, fixture};
 use tch::Tensor;
+
+/// No run of these tests takes longer.
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// The float tensors of a safetensors file.
 fn tensors(path: &Path) -> HashMap<String, Tensor> {
@@ -77,7 +84,7 @@ impl Case {
 
     /// Runs it, whatever comes of it.
     fn run(&self, out: &str, settings: &[&str], flags: &[&str]) -> Answer {
-        let answer = finish(command(&self.arguments(out, settings, flags)), Duration::from_secs(300));
+        let answer = finish(command(&self.arguments(out, settings, flags)), LIMIT);
         assert!(answer.peak < MOST_MEMORY, "{settings:?} held {} bytes", answer.peak);
         answer
     }

@@ -1,10 +1,15 @@
 //! A run directory and the ways into it.
 
+use std::collections::HashMap;
+
+use retort::data::TokenFile;
 use serde_json::Value;
 
 use crate::Case;
 use crate::golden::folder_with_tokenizer;
 use crate::support::fixture;
+
+type Weights = HashMap<String, tch::Tensor>;
 
 fn small() -> Case {
     Case::new("sft", &fixture("score/llama/rows_prompt.jsonl"))
@@ -78,7 +83,7 @@ fn one_process_a_run_directory() {
 fn mistakes_are_the_users_and_leave_nothing() {
     let case = small();
     for (settings, says) in [
-        (vec!["policy=minillm", "teacher.model=x"], "not there yet"),
+        (vec!["policy=minillm", "teacher.model=x", "sampling.top_p=0.9"], "sampling.top_p"),
         (vec!["policy=kd"], "teacher.model"),
         (vec!["policy=kd", "teacher.model=nowhere/at/all"], "no such model folder"),
         (vec!["student.model=nowhere"], "no such model folder"),
@@ -125,6 +130,40 @@ fn seqkd_and_minima_run() {
     }
     let learnt = case.metrics("minima")[0]["tokens"].as_u64().unwrap();
     assert_eq!(learnt, 2 * 15, "two packed rows of 16, the first token of each unlearnt");
+}
+
+/// Documents that see themselves alone are learnt as rows of their own are; packed they are not.
+#[test]
+fn documents_apart_are_learnt_as_rows_of_their_own() {
+    let case = small();
+    let text = case.path("text.txt");
+    let documents = "A retort is a vessel.\n\nIt has a long neck, bent down.\n\nNothing.\n\nWhat a retort holds is heated.\n";
+    std::fs::write(&text, documents).unwrap();
+    let corpus = format!("data.corpus=[{:?}]", text.display().to_string());
+    let common = ["train.steps=4", "train.batch=16", "train.lr=2e-3", "train.schedule=constant"];
+    let packed = |tokens: usize, out: &str, more: &[&str]| {
+        let sequence = format!("data.sequence={tokens}");
+        let settings = ["policy=minima", "kd.ratio=0", corpus.as_str(), sequence.as_str()];
+        case.good(out, &[&common[..], &settings, more].concat(), &[]);
+        TokenFile::open_any(&case.path(out).join("cache/corpus.tokens")).unwrap()
+    };
+    let made = packed(8, "any", &[]);
+    let (rows, tokens) = (made.rows(), made.counts().tokens);
+    let lines = (0..rows).map(|row| format!("{}\n", serde_json::json!({"ids": made.example(row).ids})));
+    std::fs::write(case.path("ids.jsonl"), lines.collect::<String>()).unwrap();
+    packed(tokens, "packed", &[]);
+    packed(tokens, "own", &["data.document_attention=own", "train.micro_batch=1"]);
+    let ids = format!("data.train=[{:?}]", case.text("ids.jsonl"));
+    case.good("rows", &[&common[..], &["train.micro_batch=2", ids.as_str()]].concat(), &[]);
+    assert_eq!(case.metrics("own")[0]["tokens"].as_u64(), Some((tokens - rows) as u64));
+    let start = crate::tensors(&fixture("score/llama/model.safetensors"));
+    let end = |out: &str| crate::tensors(&case.path(out).join("final/model.safetensors"));
+    let (own, packed, rows) = (end("own"), end("packed"), end("rows"));
+    let square = |t: tch::Tensor| t.square().sum(tch::Kind::Double).double_value(&[]);
+    let far = |a: &Weights, b: &Weights| a.iter().map(|(name, t)| square(t - &b[name])).sum::<f64>().sqrt();
+    let way = far(&start, &rows);
+    assert!(far(&own, &rows) < 5e-3 * way, "{} of {way}", far(&own, &rows));
+    assert!(far(&packed, &rows) > 5e-2 * way, "{} of {way}", far(&packed, &rows));
 }
 
 /// Weights that overflow: updates are skipped, their rows are named, and after a few the run ends with 5.

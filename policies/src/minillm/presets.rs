@@ -91,6 +91,7 @@ pub struct Settings {
     pub inner_epochs: usize,
     pub rollouts: Rollouts,
     pub normalise: Unit,
+    pub measure_variance: usize,
 }
 
 impl Preset {
@@ -114,6 +115,7 @@ impl Preset {
             inner_epochs: 4,
             rollouts: Rollouts::Rows(256),
             normalise: Unit::Tokens,
+            measure_variance: 0,
         };
         match self {
             Preset::Paper => paper,
@@ -167,6 +169,7 @@ fn checked(s: &Settings) -> Result<()> {
     for (key, switch) in [("reward_clip", s.reward_clip), ("clip_range", s.clip_range)] {
         switch.get().map_or(Ok(()), |x| positive(key, x))?;
     }
+    demand(s.measure_variance != 1, "measure_variance", "0, or at least 2 gradients", 1)?;
     demand(s.inner_epochs > 0, "inner_epochs", "1 or more", s.inner_epochs)?;
     demand(s.rollouts != Rollouts::Rows(0), "rollouts", "1 or more", 0)
 }

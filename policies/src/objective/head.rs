@@ -18,6 +18,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::input::{Head, Input, Side, checked, may_bar};
 use super::pair::{Pair, Soft};
+use super::product;
 use super::term::{Term, block, weighted, wide};
 use crate::error::Result;
 
@@ -263,14 +264,9 @@ pub(crate) fn logits(
 ) -> Result<Tensor> {
     match (side, buffer_cv) {
         (Side::Hidden { hidden_nd, head }, Some(buffer_cv)) => {
-            let hidden_cd = hidden_nd.f_narrow(0, from, length)?;
-            let turned_dv = head.weight_vd.f_narrow(0, 0, vocabulary)?.f_transpose(0, 1)?;
+            let weight_vd = head.weight_vd.f_narrow(0, 0, vocabulary)?;
             let mut z_cv = buffer_cv.f_narrow(0, 0, length)?;
-            if hidden_cd.kind() == z_cv.kind() {
-                let _product = hidden_cd.f_mm_out(&z_cv, &turned_dv)?;
-            } else {
-                z_cv.f_copy_(&hidden_cd.f_mm(&turned_dv)?)?;
-            }
+            product::logits(&hidden_nd.f_narrow(0, from, length)?, &weight_vd, &mut z_cv)?;
             if let Some(bias_v) = head.bias_v {
                 let _sum = z_cv.f_add_(&bias_v.f_narrow(0, 0, vocabulary)?.f_to_kind(z_cv.kind())?)?;
             }
@@ -290,16 +286,10 @@ fn multiply_back(input: &Input, slope_cv: &Tensor, from: i64, want: &mut Want, g
         return Ok(grad_c.f_narrow(1, 0, input.vocabulary)?.f_copy_(slope_cv)?);
     };
     let weight_vd = head.weight_vd.f_narrow(0, 0, input.vocabulary)?;
-    let thin_cv = slope_cv.f_to_kind(weight_vd.kind())?;
-    grad_c.f_copy_(&thin_cv.f_mm(&weight_vd)?)?;
+    product::to_hidden(slope_cv, &weight_vd, &mut grad_c)?;
     if let Want::Head(grads) = want {
         let mut into_vd = grads.weight_vd.f_narrow(0, 0, input.vocabulary)?;
-        let (turned_vc, hidden_cd) = (thin_cv.f_transpose(0, 1)?, hidden_nd.f_narrow(0, from, length)?);
-        if into_vd.kind() == hidden_cd.kind() {
-            let _sum = into_vd.f_addmm_(&turned_vc, &hidden_cd)?;
-        } else {
-            let _sum = into_vd.f_add_(&turned_vc.f_mm(&hidden_cd)?)?;
-        }
+        product::to_weight(slope_cv, &hidden_nd.f_narrow(0, from, length)?, &mut into_vd)?;
         if let Some(bias_v) = &grads.bias_v {
             let sum_v = slope_cv.f_sum_dim_intlist(0i64, false, None::<Kind>)?;
             let _sum = bias_v.f_narrow(0, 0, input.vocabulary)?.f_add_(&sum_v)?;

@@ -1,7 +1,7 @@
 //! From padded rows to packed tokens, by lengths alone.
 //!
-//! A row's scored tokens lie one behind the other, so where they start and how many they are says all;
-//! no id is looked at, so pad and EOS may be one id.
+//! A row's scored tokens lie one behind the other, or in a few stretches, so where those start and how many
+//! they are says all; no id is looked at, so pad and EOS may be one id.
 
 use tch::{Device, Tensor};
 
@@ -11,14 +11,19 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rows {
     width: usize,
-    spans: Vec<(usize, usize)>,
+    spans: Vec<Vec<(usize, usize)>>,
 }
 
 impl Rows {
     /// Rows of a batch of this width, each with the position of its first scored state (the one that
     /// predicts its first scored token: the prompt's last) and the number of them.
     pub fn new(width: usize, spans: Vec<(usize, usize)>) -> Result<Self> {
-        for &(start, count) in &spans {
+        Self::of_stretches(width, spans.into_iter().map(|span| vec![span]).collect())
+    }
+
+    /// The same for rows of several stretches each, in their order.
+    pub fn of_stretches(width: usize, spans: Vec<Vec<(usize, usize)>>) -> Result<Self> {
+        for &(start, count) in spans.iter().flatten() {
             if start.checked_add(count).is_none_or(|end| end > width) {
                 return Err(Error::handed("a row", format!("at most {width}"), format!("{start} + {count}")));
             }
@@ -28,7 +33,7 @@ impl Rows {
 
     /// How many tokens each row has.
     pub fn lengths(&self) -> Vec<usize> {
-        self.spans.iter().map(|(_, count)| *count).collect()
+        self.spans.iter().map(|stretches| stretches.iter().map(|(_, count)| count).sum()).collect()
     }
 
     /// Picks the scored positions of `padded` (`[rows, width]` or `[rows, width, channels]`), rows in
@@ -47,6 +52,7 @@ impl Rows {
             .spans
             .iter()
             .enumerate()
+            .flat_map(|(row, stretches)| stretches.iter().map(move |stretch| (row, stretch)))
             .flat_map(|(row, &(start, count))| {
                 (start..start + count).map(move |t| (row * self.width + t) as i64)
             })

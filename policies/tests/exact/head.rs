@@ -54,7 +54,8 @@ fn injected_gradient_equals_plain_autograd() {
     assert!((made.loss.double_value(&[]) - plain.double_value(&[])).abs() < 1e-12);
 }
 
-/// bfloat16 states and weights: softmax and sums are float32, so the loss is that of the rounded logits.
+/// bfloat16 states and weights: softmax and sums are float32, so the loss is that of the rounded logits on a
+/// processor that multiplies bfloat16, and of the exact ones where it is widened first.
 #[test]
 fn bfloat16_heads_are_summed_in_float32() {
     let mut r = Numbers::new(9);
@@ -78,9 +79,12 @@ fn bfloat16_heads_are_summed_in_float32() {
     let mut grads = HeadGrads::zeros(&head).unwrap();
     let made = run(Side::Hidden { hidden_nd: &hidden, head }, Want::Head(&mut grads));
     assert_eq!((grads.weight_vd.kind(), made.values_kn.kind()), (Kind::Float, Kind::Float));
-    let rounded = hidden.matmul(&weight.transpose(0, 1));
-    let wide = run(Side::Logits(&rounded.to_kind(Kind::Double)), Want::Hidden);
-    assert!(off(&numbers(&made.values_kn), &numbers(&wide.values_kn), 1e-5, 1e-5) <= 1.0);
+    let exact = hidden.to_kind(Kind::Double).matmul(&weight.to_kind(Kind::Double).transpose(0, 1));
+    let rounded = hidden.matmul(&weight.transpose(0, 1)).to_kind(Kind::Double);
+    let [wide, narrow] = [&exact, &rounded].map(|z| run(Side::Logits(z), Want::Hidden));
+    let near = |of: &Tensor| off(&numbers(&made.values_kn), &numbers(of), 1e-5, 1e-5) <= 1.0;
+    let (to_wide, to_narrow) = (near(&wide.values_kn), near(&narrow.values_kn));
+    assert!(to_wide != to_narrow, "one of the two, and they differ: {to_wide} {to_narrow}");
     let slope = wide.grad.unwrap();
     let expected = slope.transpose(0, 1).matmul(&hidden.to_kind(Kind::Double));
     // 1/256 is bfloat16's own rounding of each derivative; forty of them added up in bfloat16 would be worse.

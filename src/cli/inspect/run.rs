@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use super::super::args::Common;
 use super::super::output::{Out, table};
 use crate::checkpoint::{self, Checkpoint};
-use crate::config::{Length, Origin, RunConfig};
+use crate::config::{Best, Length, Origin, RunConfig};
 use crate::error::{Cause, Error, Result};
+use crate::train::Found;
 
 /// Losses that are shown.
 const LAST: usize = 5;
@@ -22,7 +23,7 @@ pub(super) fn run(folder: &Path, common: &Common) -> Result<()> {
         return Err(Error::data("a run directory without its config").file(&file));
     }
     let config = RunConfig::load(&file, &[])?;
-    let told = Told::read(&folder.join("metrics.jsonl"))?;
+    let told = Told::read(&folder.join("metrics.jsonl"), config.settings.train.best)?;
     let saved = saved(folder)?;
     let report = Report { folder, config: &config, told: &told, saved: &saved };
     let mut out = Out::stdout();
@@ -44,11 +45,11 @@ struct Told {
     /// The last updates and their losses; none of a skipped one.
     losses: Vec<(u64, Option<f64>)>,
     evaluation: Option<(u64, Value)>,
-    best: Option<(u64, f64)>,
+    best: Option<Found>,
 }
 
 impl Told {
-    fn read(path: &Path) -> Result<Self> {
+    fn read(path: &Path, wanted: Best) -> Result<Self> {
         let mut told = Told::default();
         let fail = |e: std::io::Error| Error::io("cannot read", path, &e);
         let file = match File::open(path) {
@@ -59,21 +60,28 @@ impl Told {
         for line in BufReader::new(file).lines() {
             // A killed run may leave half a line, which it cuts when it goes on.
             if let Ok(value) = serde_json::from_str::<Value>(&line.map_err(fail)?) {
-                told.add(&value);
+                told.add(&value, wanted);
             }
         }
         Ok(told)
     }
 
-    fn add(&mut self, line: &Value) {
+    fn add(&mut self, line: &Value, wanted: Best) {
         let Some(step) = line["step"].as_u64() else { return };
         if let Some(eval) = line.get("eval") {
-            if let Some(loss) = eval["valid_loss"].as_f64().filter(|_| step > 0)
-                && self.best.is_none_or(|(_, best)| loss < best)
+            // Where no replies are sampled the loss decides.
+            let by_replies = wanted == Best::RougeL && eval.get("rouge_l").is_some();
+            let name = if by_replies { "rouge_l" } else { "valid_loss" };
+            let better = |value: f64, than: f64| if by_replies { value > than } else { value < than };
+            if let Some(value) = eval[name].as_f64().filter(|_| step > 0)
+                && self.best.is_none_or(|best| better(value, best.value))
             {
-                self.best = Some((step, loss));
+                self.best = Some(Found { name, value, step });
             }
             self.evaluation = Some((step, eval.clone()));
+            return;
+        }
+        if line.get("variance").is_some() {
             return;
         }
         self.done = step;
@@ -169,7 +177,7 @@ impl Report<'_> {
             "finished": self.finished(), "tokens": told.tokens, "skipped": told.skipped, "epoch": told.epoch,
             "losses": told.losses.iter().map(|(step, loss)| json!({"step": step, "loss": loss})).collect::<Vec<_>>(),
             "evaluation": told.evaluation.as_ref().map(|(step, eval)| json!({"step": step, "eval": eval})),
-            "best": told.best.map(|(step, loss)| json!({"step": step, "valid_loss": loss, "path": self.model("best")})),
+            "best": told.best.map(|b| json!({"step": b.step, b.name: b.value, "path": self.model("best")})),
             "final": self.model("final"), "checkpoints": self.saved.iter().map(saved).collect::<Vec<_>>(),
             "resumes_after": self.resumes(), "next": self.next(),
             "made": self.config.facts().into_iter().map(|(k, v)| (k, Value::from(v))).collect::<serde_json::Map<_, _>>(),
@@ -204,9 +212,9 @@ impl Report<'_> {
             let values: Vec<String> = eval.iter().map(|(name, value)| format!("{name} {value}")).collect();
             rows.push(("last evaluation", format!("after update {step}: {}", values.join(", "))));
         }
-        if let Some((step, loss)) = told.best {
+        if let Some(Found { name, value, step }) = told.best {
             let path = self.model("best").map_or("not there".into(), |p| p.display().to_string());
-            rows.push(("best", format!("valid loss {loss:.4} after update {step}: {path}")));
+            rows.push(("best", format!("{name} {value:.4} after update {step}: {path}")));
         }
         rows.extend(self.model("final").map(|path| ("final", path.display().to_string())));
         for saved in self.saved {
