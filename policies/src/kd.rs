@@ -82,6 +82,11 @@ impl Blend {
         self.ratio > 0.0
     }
 
+    /// Whether tokens drawn from the teacher would do in its place.
+    pub fn takes_draws(&self) -> bool {
+        self.needs_teacher() && self.divergence == Name::ForwardKl && self.temperature == 1.0
+    }
+
     /// Its terms. The cross-entropy is measured also at k = 1, where it has no weight.
     pub fn terms(&self) -> Vec<Term> {
         let mut terms = vec![Term::new("ce", Loss::CrossEntropy, 1.0 - self.ratio)];
@@ -117,7 +122,7 @@ impl Policy for Kd {
     }
 
     fn plan(&self) -> Plan {
-        Plan { teacher: self.0.needs_teacher(), ..Plan::default() }
+        Plan { teacher: self.0.needs_teacher(), draws: self.0.takes_draws(), ..Plan::default() }
     }
 
     fn source(&self, _moment: Moment) -> Source {

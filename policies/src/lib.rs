@@ -146,6 +146,9 @@ pub enum Collection {
 pub struct Plan {
     /// The view of [`Part::Main`] holds the teacher.
     pub teacher: bool,
+    /// Tokens drawn from the teacher would do in its place: every term that looks at it is a forward KL at
+    /// temperature 1.
+    pub draws: bool,
     /// The view of [`Part::Corpus`] holds the teacher.
     pub corpus_teacher: bool,
     /// [`Policy::prepare`] needs rollout numbers.
@@ -171,6 +174,7 @@ impl Default for Plan {
     fn default() -> Self {
         Plan {
             teacher: false,
+            draws: false,
             corpus_teacher: false,
             rollout: false,
             corpus: false,

@@ -136,6 +136,7 @@ impl Policy for MiniLlm {
     fn plan(&self) -> Plan {
         let s = &self.0;
         Plan {
+            draws: false,
             teacher: s.single_step,
             corpus_teacher: s.corpus_kd > 0.0 && s.corpus_weight > 0.0,
             rollout: true,

@@ -33,7 +33,7 @@ impl Policy for MiniMa {
     }
 
     fn plan(&self) -> Plan {
-        Plan { teacher: self.0.needs_teacher(), ..Plan::default() }
+        Plan { teacher: self.0.needs_teacher(), draws: self.0.takes_draws(), ..Plan::default() }
     }
 
     fn source(&self, _moment: Moment) -> Source {

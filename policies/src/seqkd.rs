@@ -37,7 +37,12 @@ impl Policy for SeqKd {
     }
 
     fn plan(&self) -> Plan {
-        Plan { teacher: self.0.needs_teacher(), unfiltered: true, ..Plan::default() }
+        Plan {
+            teacher: self.0.needs_teacher(),
+            draws: self.0.takes_draws(),
+            unfiltered: true,
+            ..Plan::default()
+        }
     }
 
     fn source(&self, _moment: Moment) -> Source {

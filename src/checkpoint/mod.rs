@@ -160,20 +160,7 @@ impl RunDir {
 
     /// The steps at which something was saved, the newest first.
     pub fn steps(&self) -> Result<Vec<u64>> {
-        let folder = self.checkpoints();
-        let fail = |e: std::io::Error| Error::io("cannot read the folder", &folder, &e);
-        let entries = match std::fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(fail(e)),
-        };
-        let mut steps = Vec::new();
-        for entry in entries {
-            let name = entry.map_err(fail)?.file_name().to_string_lossy().into_owned();
-            steps.extend(name.strip_prefix("step-").and_then(|n| n.parse::<u64>().ok()));
-        }
-        steps.sort_by_key(|&step| std::cmp::Reverse(step));
-        Ok(steps)
+        Ok(saved(self.path())?.into_iter().map(|(step, _)| step).collect())
     }
 
     /// The newest checkpoint that verifies.
@@ -214,6 +201,26 @@ impl RunDir {
         staged.replace()?;
         Ok(target)
     }
+}
+
+/// The steps at which a run saved something, the newest first, and where; whether it verifies is not looked at.
+pub fn saved(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let folder = run.join("checkpoints");
+    let fail = |e: std::io::Error| Error::io("cannot read the folder", &folder, &e);
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(fail(e)),
+    };
+    let mut all = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(fail)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let step = name.strip_prefix("step-").and_then(|n| n.parse::<u64>().ok());
+        all.extend(step.map(|step| (step, entry.path())));
+    }
+    all.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
+    Ok(all)
 }
 
 /// A checkpoint that verifies.

@@ -70,7 +70,7 @@ pub enum Command {
     Eval(Eval),
     /// A conversation, line by line
     Chat(Chat),
-    /// What a model folder holds, and whether its parts fit together
+    /// What a model folder holds, how far a run is, or what a config sets
     Inspect(Inspect),
     /// A Hugging Face folder from a GGUF file
     Import(Import),
@@ -350,8 +350,8 @@ impl SamplingArgs {
 /// `retort inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// The model: a folder, or org/name in the Hugging Face cache
-    #[arg(value_name = "MODEL")]
+    /// A model (a folder, or org/name in the Hugging Face cache), a run directory, or a config (.toml)
+    #[arg(value_name = "MODEL|RUN|CONFIG.toml")]
     pub what: String,
 }
 

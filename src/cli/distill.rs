@@ -64,6 +64,7 @@ fn show(plan: &Plan, common: &Common) -> Result<()> {
             "tokens_at_once": plan.at_once.map(|(tokens, _)| tokens),
             "recompute": plan.at_once.map(|(_, twice)| twice),
             "memory": plan.memory, "total_memory": plan.total_memory,
+            "cache": plan.cache.map(|c| json!({"disk": c.disk, "memory": c.memory})),
             "seconds": plan.time.map(|t| t.as_secs_f64()), "writes": plan.writes, "missing": plan.missing,
         }))?;
         return answer.finish();
@@ -82,6 +83,10 @@ fn show(plan: &Plan, common: &Common) -> Result<()> {
     rows.extend(plan.memory.map(|n| {
         let of = plan.total_memory.map_or(String::new(), |total| format!(" of {}", bytes(total as i64)));
         ("memory", format!("about {}{of}", bytes(n as i64)))
+    }));
+    rows.extend(plan.cache.map(|c| {
+        let (disk, memory) = (bytes(c.disk as i64), bytes(c.memory as i64));
+        ("teacher's cache", format!("{disk} on the disk, {memory} in memory in place of the teacher"))
     }));
     rows.extend(plan.time.map(|t| ("time", format!("about {}", clock(t.as_secs_f64())))));
     rows.push(("would write", plan.writes.join(", ")));

@@ -1,4 +1,8 @@
-//! `retort inspect`: what a model folder holds, and whether its parts fit together.
+//! `retort inspect`: what a model folder holds, and whether its parts fit together; how far a run is (`run.rs`);
+//! what a config sets (`config.rs`).
+
+mod config;
+mod run;
 
 use std::path::Path;
 
@@ -7,6 +11,7 @@ use tch::Kind;
 
 use super::args::{Common, Inspect};
 use super::output::{Out, bytes, count, table};
+use crate::checkpoint::RunDir;
 use crate::error::Result;
 use crate::model::config::Shape;
 use crate::model::read_design;
@@ -14,6 +19,13 @@ use crate::text::{Audit, Tokenizer};
 use crate::weights::{Plan, WeightFiles, locate};
 
 pub(super) fn run(args: &Inspect, common: &Common) -> Result<()> {
+    let path = Path::new(&args.what);
+    if path.extension().is_some_and(|e| e == "toml") {
+        return config::run(path, common);
+    }
+    if path.is_dir() && RunDir::is_run(path) {
+        return run::run(path, common);
+    }
     let folder = locate::model_folder(&args.what)?;
     let design = read_design(&folder)?;
     let shape = design.shape();

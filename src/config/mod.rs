@@ -17,7 +17,9 @@
 
 pub mod numbers;
 pub mod settings;
+pub mod teacher;
 
+mod list;
 mod raw;
 mod read;
 mod section;
@@ -28,11 +30,13 @@ use std::path::{Path, PathBuf};
 use retort_policies::{Entry, Policy, Table};
 
 use crate::error::{Error, Result};
+pub use list::{Listed, SetBy};
 use raw::{Document, Place};
 pub use settings::{
     Best, Data, DocumentAttention, Eval, Learn, Length, Lora, MicroBatch, Origin, Sampling, Schedule,
     Settings, Student, Train, Warmup,
 };
+pub use teacher::{Cache, Keep};
 
 /// A run's configuration, checked.
 #[derive(Debug, Clone)]

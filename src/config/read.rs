@@ -31,12 +31,14 @@ pub(super) fn read(document: Document) -> Result<RunConfig> {
     let seed = root.count("seed", 0)?.unwrap_or(1) as u64;
     root.finish()?;
     let (table, unused) = policy_tables(&document, entry)?;
+    let (teacher, cache) = super::teacher::read(file, top)?;
     let train = train(file, top)?;
     let packs = source(build(&document, entry, &table)?.as_ref()) == policies::Source::Corpus;
     let settings = Settings {
         seed,
         student: student(file, top)?,
-        teacher: teacher(file, top)?,
+        teacher,
+        cache,
         data: data(file, top)?,
         eval: eval(file, top, train.best == Best::RougeL && !packs)?,
         train,
@@ -126,16 +128,6 @@ fn lora_of(mut section: Section<'_>) -> Result<Lora> {
     }
     section.finish()?;
     Ok(Lora { rank, alpha, targets })
-}
-
-fn teacher(file: &Path, top: &Table) -> Result<Option<String>> {
-    let mut section = Section::of(file, top, "teacher")?;
-    let model = section.text("model")?;
-    if section.is_there() && model.is_none() {
-        return Err(missing(file, "teacher.model", "a model folder"));
-    }
-    section.finish()?;
-    Ok(model)
 }
 
 fn data(file: &Path, top: &Table) -> Result<Data> {
@@ -291,6 +283,7 @@ fn fitting(config: &RunConfig) -> Result<()> {
     if teaches && settings.teacher.is_none() {
         return Err(missing(file, "teacher.model", &format!("a model folder: {name} has a teacher")));
     }
+    super::teacher::check(config, &plan, &source)?;
     if settings.student.lora.is_some() && matches!(settings.student.model, Origin::Config(_)) {
         return Err(located(file, "student.lora", config.place("student.lora"))
             .expected("a student.model with weights, which adapters leave as they are")

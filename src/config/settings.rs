@@ -11,6 +11,8 @@ pub struct Settings {
     pub student: Student,
     /// The model that teaches, by folder or hub name; needed where the policy asks for one.
     pub teacher: Option<String>,
+    /// What is kept of what it says.
+    pub cache: super::Cache,
     /// What is learnt from.
     pub data: Data,
     /// How.

@@ -9,20 +9,21 @@ use super::{RunConfig, read};
 use crate::error::Result;
 
 /// Settings that a resumed run may change: they do not change what was done so far.
-const MAY_CHANGE: [&str; 6] = [
+const MAY_CHANGE: [&str; 7] = [
     "train.steps",
     "train.epochs",
     "train.eval_every",
     "train.save_every",
     "train.keep",
     "train.max_skipped",
+    "teacher.cache_dir",
 ];
 
 /// A key and its value as TOML.
-type Line = (String, String);
+pub(super) type Line = (String, String);
 
 /// A text in quotes: a JSON string is a TOML string, but for DEL.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
@@ -53,7 +54,7 @@ fn value(v: &Value) -> Option<String> {
 }
 
 /// Every table with every setting.
-fn tables(config: &RunConfig) -> Result<Vec<(String, Vec<Line>)>> {
+pub(super) fn tables(config: &RunConfig) -> Result<Vec<(String, Vec<Line>)>> {
     let s = &config.settings;
     let line = |key: &str, value: String| (key.to_string(), value);
     let paths = |all: &[std::path::PathBuf]| list(all, |p| quoted(&p.to_string_lossy()));
@@ -74,7 +75,7 @@ fn tables(config: &RunConfig) -> Result<Vec<(String, Vec<Line>)>> {
         all.push(("student.lora".into(), lines));
     }
     if let Some(teacher) = &s.teacher {
-        all.push(("teacher".into(), vec![line("model", quoted(teacher))]));
+        all.push(("teacher".into(), super::teacher::lines(teacher, &s.cache)));
     }
     let d = &s.data;
     all.push((

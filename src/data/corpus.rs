@@ -249,6 +249,14 @@ impl Packed {
         self.sequence + usize::from(self.bos.is_some())
     }
 
+    /// What its rows depend on.
+    pub fn identity(&self) -> String {
+        let mut hasher = Hasher::default();
+        hasher.part(self.documents.fingerprint().as_bytes());
+        hasher.part(format!("{} {:?} {}", self.sequence, self.bos, self.order.seed()).as_bytes());
+        hasher.hex()
+    }
+
     /// The documents.
     pub fn documents(&self) -> &TokenFile {
         &self.documents

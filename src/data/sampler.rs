@@ -39,6 +39,11 @@ impl Order {
         Order { seed, rows, made: None }
     }
 
+    /// What it depends on, beside the epoch.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// How many rows there are.
     pub fn rows(&self) -> usize {
         self.rows

@@ -158,6 +158,7 @@ pub struct TokenFile {
     starts: Vec<u64>,
     entries: usize,
     counts: Counts,
+    fingerprint: String,
 }
 
 impl TokenFile {
@@ -196,7 +197,8 @@ impl TokenFile {
             at += u64::from(number(&map, entries + row * ENTRY));
         }
         starts.push(at);
-        (at == tokens as u64).then_some(TokenFile { map, starts, entries, counts: about.counts })
+        let About { fingerprint, counts } = about;
+        (at == tokens as u64).then_some(TokenFile { map, starts, entries, counts, fingerprint })
     }
 
     /// The file at `path`, whatever it was made of.
@@ -215,6 +217,11 @@ impl TokenFile {
     /// What happened to the rows on their way here.
     pub fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// What made it.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// How many tokens a row has.

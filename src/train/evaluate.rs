@@ -8,14 +8,16 @@ use retort_policies::objective::head::{Want, fused};
 use retort_policies::objective::input::{Input, Side};
 use retort_policies::objective::term::{Loss, Term};
 use serde_json::Value;
-use tch::Kind;
+use tch::{Device, Kind};
 
 use super::batch::Micro;
 use super::sampled::Sampled;
 use super::setup::Material;
+use super::teacher::Among;
 use super::update::{Updater, states};
 use crate::checkpoint::RunDir;
 use crate::config::{Best, RunConfig};
+use crate::data::sampler::Cut;
 use crate::data::{Example, Need, Preparation, TokenFile, by_length};
 use crate::error::Result;
 use crate::signal;
@@ -108,9 +110,11 @@ impl Evaluation {
 
     /// Measures the student as it is.
     pub fn run(&self, material: &Material, updater: &Updater) -> Result<Option<Measured>> {
-        let Some(rows) = &self.rows else { return Ok(None) };
+        if self.rows.is_none() {
+            return Ok(None);
+        }
         let begun = Instant::now();
-        let mut values = divergences(rows, material, updater)?;
+        let mut values = self.divergences(material, updater)?;
         let mut seconds = vec![("score", begun.elapsed())];
         let mut shown = Vec::new();
         if let Some(sampled) = &self.sampled {
@@ -125,31 +129,51 @@ impl Evaluation {
         seconds.push(("total", begun.elapsed()));
         Ok(Some(Measured { values, shown, seconds }))
     }
-}
 
-/// What the losses are on the held-out rows.
-fn divergences(rows: &TokenFile, material: &Material, updater: &Updater) -> Result<Vec<(&'static str, f64)>> {
-    let _off = tch::no_grad_guard();
-    let terms = terms(material.teacher.is_some());
-    let (mut sums, mut tokens) = (vec![0.0; terms.len()], 0usize);
-    for start in (0..rows.rows()).step_by(WINDOW) {
-        let end = (start + WINDOW).min(rows.rows());
-        let window: Vec<Example> = (start..end).map(|row| rows.example(row)).collect();
-        let lengths: Vec<usize> = window.iter().map(|e| e.ids.len()).collect();
-        for group in by_length(&lengths, updater.cut()) {
-            signal::check()?;
-            let group: Vec<&Example> = group.iter().map(|&row| &window[row]).collect();
-            let micro = Micro::of(&group, material.student.device())?;
-            let values = measure(material, &micro, &terms)?;
+    /// What the losses are on the held-out rows.
+    fn divergences(&self, material: &Material, updater: &Updater) -> Result<Vec<(&'static str, f64)>> {
+        let _off = tch::no_grad_guard();
+        let terms = terms(material.teacher.is_some());
+        let (mut sums, mut tokens) = (vec![0.0; terms.len()], 0usize);
+        self.each(material.student.device(), updater.cut(), &mut |micro, numbers| {
+            let values = measure(material, micro, numbers, &terms)?;
             sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
             tokens += micro.tokens();
-        }
+            Ok(())
+        })?;
+        let mean = |sum: f64| sum / tokens.max(1) as f64;
+        let mut values: Vec<(&'static str, f64)> =
+            terms.iter().zip(sums).map(|(term, sum)| (term.name, mean(sum))).collect();
+        values.push(("tokens", tokens as f64));
+        Ok(values)
     }
-    let mean = |sum: f64| sum / tokens.max(1) as f64;
-    let mut values: Vec<(&'static str, f64)> =
-        terms.iter().zip(sums).map(|(term, sum)| (term.name, mean(sum))).collect();
-    values.push(("tokens", tokens as f64));
-    Ok(values)
+
+    /// The held-out rows, where there are any.
+    pub fn rows(&self) -> Option<&TokenFile> {
+        self.rows.as_ref()
+    }
+
+    /// Goes through them in micro-batches, each with the numbers of its rows.
+    pub fn each(
+        &self,
+        device: Device,
+        cut: Cut,
+        with: &mut dyn FnMut(&Micro, &[u64]) -> Result<()>,
+    ) -> Result<()> {
+        let Some(rows) = &self.rows else { return Ok(()) };
+        for start in (0..rows.rows()).step_by(WINDOW) {
+            let end = (start + WINDOW).min(rows.rows());
+            let window: Vec<Example> = (start..end).map(|row| rows.example(row)).collect();
+            let lengths: Vec<usize> = window.iter().map(|e| e.ids.len()).collect();
+            for group in by_length(&lengths, cut) {
+                signal::check()?;
+                let numbers: Vec<u64> = group.iter().map(|&row| (start + row) as u64).collect();
+                let group: Vec<&Example> = group.iter().map(|&row| &window[row]).collect();
+                with(&Micro::of(&group, device)?, &numbers)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn terms(teacher: bool) -> Vec<Term> {
@@ -162,20 +186,20 @@ fn terms(teacher: bool) -> Vec<Term> {
 }
 
 /// The sum of each term over a micro-batch.
-fn measure(material: &Material, micro: &Micro, terms: &[Term]) -> Result<Vec<f64>> {
+fn measure(material: &Material, micro: &Micro, numbers: &[u64], terms: &[Term]) -> Result<Vec<f64>> {
     let student_nd = states(&material.student, micro)?;
     let teacher = match &material.teacher {
-        Some((teacher, _)) => Some((teacher, states(teacher, micro)?)),
+        Some(teacher) => Some((teacher, teacher.said(Among::Held, micro, numbers)?)),
         None => None,
     };
     let input = Input {
         student: Side::Hidden { hidden_nd: &student_nd, head: material.student.scoring_head() },
-        teacher: teacher.as_ref().map(|(t, nd)| Side::Hidden { hidden_nd: nd, head: t.scoring_head() }),
+        teacher: teacher.as_ref().map(|(t, said)| t.side(said)).transpose()?,
         targets_n: &micro.targets_n,
         vocabulary: material.vocabulary as i64,
         barred: None,
         teacher_temperature: 1.0,
     };
     let made = fused(&input, terms, Want::Values)?;
-    Ok(Vec::<f64>::try_from(made.sums_k.f_to_kind(Kind::Double)?.f_to_device(tch::Device::Cpu)?)?)
+    Ok(Vec::<f64>::try_from(made.sums_k.f_to_kind(Kind::Double)?.f_to_device(Device::Cpu)?)?)
 }

@@ -8,9 +8,9 @@ use super::Watch;
 use super::replies::{self, Asked};
 use super::setup::Material;
 use crate::checkpoint::RunDir;
-use crate::config::{DocumentAttention, RunConfig};
+use crate::config::{DocumentAttention, Keep, RunConfig};
 use crate::data::sampler::Cut;
-use crate::data::{Corpus, Counts, Example, Need, Packed, Preparation, Sampler, TokenFile};
+use crate::data::{Corpus, Counts, Example, Need, Order, Packed, Preparation, Sampler, TokenFile};
 use crate::error::{Error, Result};
 use crate::rollout::Prompt;
 use crate::text::TemplateChoice;
@@ -46,6 +46,8 @@ pub enum Feed {
         batch: usize,
         /// Rows taken so far.
         taken: u64,
+        /// The order of later epochs, where rows are cut once because what a teacher says of them is kept.
+        again: Option<Order>,
         /// Whether documents go through the models each by itself.
         apart: bool,
     },
@@ -129,7 +131,7 @@ impl Feed {
         let batch = settings.train.batch;
         let source = policy.source(Moment { step: 0, steps: 1, replay_full: false });
         if source == Source::Corpus {
-            return Self::packed(config, material, dir);
+            return Self::packed(config, material, dir, settings.cache.keep != Keep::None);
         }
         let template = template(config)?;
         let preparation = Preparation {
@@ -169,18 +171,20 @@ impl Feed {
             tracing::warn!("without data.corpus the corpus term of {} is off", policy.name());
             return Ok(None);
         }
-        Self::packed(config, material, dir).map(Some)
+        Self::packed(config, material, dir, false).map(Some)
     }
 
-    fn packed(config: &RunConfig, material: &Material, dir: &RunDir) -> Result<Self> {
+    /// Packed text; `fixed` where its rows are cut once, for all epochs.
+    fn packed(config: &RunConfig, material: &Material, dir: &RunDir, fixed: bool) -> Result<Self> {
         let (data, train) = (&config.settings.data, &config.settings.train);
         check_sequence(config, material.context)?;
         let corpus = Corpus { files: &data.corpus, tokenizer: &material.tokenizer, eos: material.end() };
         let documents = corpus.run(&cache(dir, "corpus")?)?;
         let packed = Packed::new(documents, data.sequence, corpus.bos(), config.settings.seed);
         let batch = train.batch.min(packed.rows());
+        let again = fixed.then(|| Order::new(config.settings.seed, packed.rows()));
         let apart = data.document_attention == DocumentAttention::Own;
-        Ok(Feed::Packed { packed, batch, taken: 0, apart })
+        Ok(Feed::Packed { packed, batch, taken: 0, again, apart })
     }
 
     /// Rows an epoch.
@@ -227,8 +231,13 @@ impl Feed {
                 let examples = rows.iter().map(|&row| file.example(row)).collect();
                 Batch { examples, numbers: rows.into_iter().map(|row| row as u64).collect() }
             }
-            Feed::Packed { packed, batch, taken, apart } => {
-                let numbers: Vec<u64> = (*taken..*taken + *batch as u64).collect();
+            Feed::Packed { packed, batch, taken, again, apart } => {
+                let number = |n| match again {
+                    // The documents of the first epoch are shuffled already.
+                    Some(order) if n >= order.rows() as u64 => order.at(n) as u64,
+                    _ => n,
+                };
+                let numbers: Vec<u64> = (*taken..*taken + *batch as u64).map(number).collect();
                 *taken += *batch as u64;
                 if *apart {
                     let pieces = |n| packed.pieces(n).into_iter().map(move |piece| (piece, n));
@@ -237,6 +246,14 @@ impl Feed {
                 }
                 Batch { examples: numbers.iter().map(|&n| packed.row(n)).collect(), numbers }
             }
+        }
+    }
+
+    /// What its rows depend on.
+    pub fn identity(&self) -> String {
+        match self {
+            Feed::Rows { file, .. } => file.fingerprint().to_string(),
+            Feed::Packed { packed, .. } => packed.identity(),
         }
     }
 

@@ -242,7 +242,7 @@ impl Gather {
         let prompts = self.feed.next_prompts(rows, &mut self.turns);
         let collector = Collector {
             student: &material.student,
-            teacher: material.teacher.as_ref().map(|(teacher, _)| teacher),
+            teacher: material.teacher_model()?,
             alpha,
             sampling: self.sampling.clone(),
             numbers: self.plan.rollout,

@@ -3,7 +3,7 @@
 
 use tch::{Device, Kind};
 
-use crate::config::{MicroBatch, Train};
+use crate::config::{Keep, MicroBatch, Train};
 use crate::data::Limits;
 use crate::data::sampler::Cut;
 use crate::model::config::Shape;
@@ -28,6 +28,8 @@ pub struct Sizes {
     pub parameters: u64,
     /// The teacher, and the bytes of its weights as they are held.
     pub teacher: Option<(Shape, u64)>,
+    /// What is kept of it.
+    pub keep: Keep,
     /// What both compute in.
     pub kind: Kind,
     /// The tokens that losses are over.
@@ -80,8 +82,9 @@ impl Sizes {
 
     /// The most memory that a run holds, in bytes, where so many tokens go through together.
     pub fn peak(&self, tokens: usize, recompute: bool) -> u64 {
-        let teacher = self.teacher.as_ref().map_or(0, |(shape, weights)| {
-            weights + tokens as u64 * self.size() * (4 * n(shape.hidden) + 3 * n(shape.ffn))
+        let teacher = self.teacher.as_ref().map_or(0, |(shape, weights)| match self.keep {
+            Keep::None => weights + self.asking(shape, tokens),
+            _ => self.kept(shape, tokens),
         });
         let update = self.activations(tokens as u64, recompute) + self.head();
         // A tensor is written from a copy of its bytes.
@@ -90,7 +93,38 @@ impl Sizes {
         // another type. What the update held is not given back before: its pieces are small.
         let copies = if self.kind == Kind::Float { 4 } else { 8 };
         let merged = self.adapters.map_or(0, |_| copies * self.parameters);
-        PROCESS + self.state() + teacher + update.max(save).max(self.sampling()) + merged
+        let training = PROCESS + self.state() + teacher + update.max(save).max(self.sampling()) + merged;
+        training.max(self.keeping(tokens))
+    }
+
+    /// The most that is held while what the teacher says is put down: both models, and nothing yet to train with.
+    fn keeping(&self, tokens: usize) -> u64 {
+        match (&self.teacher, self.keep) {
+            (None, _) | (_, Keep::None) => 0,
+            (Some((shape, weights)), _) => {
+                PROCESS + self.student_alone() + weights + self.asking(shape, tokens) + self.head()
+            }
+        }
+    }
+
+    /// What is held of a teacher whose words are kept: its head, which drawn tokens need for held-out rows alone,
+    /// and a batch of what was kept.
+    pub fn kept(&self, shape: &Shape, tokens: usize) -> u64 {
+        self.size() * n(shape.head_input) * (n(shape.vocabulary) + tokens as u64)
+    }
+
+    /// What a teacher's pass over so many tokens holds.
+    fn asking(&self, shape: &Shape, tokens: usize) -> u64 {
+        tokens as u64 * self.size() * (4 * n(shape.hidden) + 3 * n(shape.ffn))
+    }
+
+    /// Masters and what is computed with; where adapters learn, those of them, and the student as it is read.
+    fn student_alone(&self) -> u64 {
+        let learnt = 4 + if self.kind == Kind::Float { 0 } else { self.size() };
+        match self.adapters {
+            Some(adapters) => self.parameters * self.size() + adapters * learnt,
+            None => self.parameters * learnt,
+        }
     }
 
     /// Keys and values of the replies that are sampled together, their prompts on the way through the
@@ -110,12 +144,10 @@ impl Sizes {
     /// Masters, what is computed with where it is another, gradients, their sums, both moments, and the sums
     /// of the head's; where adapters learn, all that of them, and the student as it is read.
     fn state(&self) -> u64 {
-        let copy = if self.kind == Kind::Float { 0 } else { self.size() };
-        if let Some(adapters) = self.adapters {
-            return self.parameters * self.size() + adapters * (4 + copy + self.size() + 4 + 8);
-        }
+        let learns = self.size() + 4 + 8;
         let head = 4 * n(self.student.vocabulary) * n(self.student.head_input);
-        self.parameters * (4 + copy + self.size() + 4 + 8) + head
+        let more = self.adapters.map_or(self.parameters * learns + head, |adapters| adapters * learns);
+        self.student_alone() + more
     }
 
     /// The chunks of the fused head.
@@ -134,7 +166,8 @@ impl Sizes {
         let block = 4 * d + 3 * q + 4 * kv + 4 * f;
         let blocks = if recompute { n(s.layers) * d + 2 * block } else { n(s.layers) * block };
         // The last states, packed, and their gradients on the way back. What is freed between what is kept
-        // leaves holes: half as much again was held at every shape that this was compared with.
+        // leaves holes: with half as much again the whole is within a quarter of what is held at the shapes of
+        // `training::the_memory_is_predicted_within_a_quarter`.
         tokens * self.size() * (blocks + 6 * d + 2 * f) * 3 / 2
     }
 }
@@ -181,6 +214,7 @@ mod tests {
             student,
             parameters: 134_515_008,
             teacher: None,
+            keep: Keep::None,
             kind,
             vocabulary,
             longest: 512,

@@ -8,11 +8,13 @@ use retort_policies::{Moment, Source};
 use tch::{Device, Kind, Tensor};
 
 use super::feed;
+use super::keep::states_width;
 use super::machine::{Sizes, total_memory};
 use super::sampled;
 use super::setup::{Options, Parts};
+use super::teacher::tokens_width;
 use crate::checkpoint::RunDir;
-use crate::config::RunConfig;
+use crate::config::{Keep, RunConfig};
 use crate::data::{Corpus, Counts, Need, Preparation};
 use crate::error::{Error, Result};
 use crate::model::config::Shape;
@@ -42,10 +44,29 @@ pub struct Plan {
     pub total_memory: Option<u64>,
     /// How long it would take.
     pub time: Option<Duration>,
+    /// What would be kept of the teacher.
+    pub cache: Option<CacheSize>,
     /// What would be written, below the run directory.
     pub writes: Vec<String>,
     /// What is not there yet.
     pub missing: Vec<String>,
+}
+
+/// How large what is kept of a teacher would be, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheSize {
+    /// On the disk.
+    pub disk: u64,
+    /// In memory: its head, and the records of a batch.
+    pub memory: u64,
+}
+
+/// The rows of a run, counted.
+struct Rows {
+    count: usize,
+    longest: usize,
+    /// Tokens that are learnt in an epoch.
+    learnt: usize,
 }
 
 /// Checks a run and says what it would take.
@@ -67,10 +88,13 @@ pub fn plan(config: RunConfig, out: &Path, options: &Options) -> Result<Plan> {
         memory: None,
         total_memory: total_memory(options.device),
         time: None,
+        cache: None,
         writes: writes(&config),
         missing: parts.missing.clone(),
     };
-    let Some((rows, longest)) = rows(&config, &parts, &mut plan)? else { return Ok(plan) };
+    let Some(Rows { count: rows, longest, learnt }) = rows(&config, &parts, &mut plan)? else {
+        return Ok(plan);
+    };
     let train = &config.settings.train;
     let batch = train.batch.min(rows);
     let steps = super::steps(train, rows, batch);
@@ -79,6 +103,7 @@ pub fn plan(config: RunConfig, out: &Path, options: &Options) -> Result<Plan> {
         student: parts.shape.clone(),
         parameters: parts.parameters,
         teacher: parts.teacher.as_ref().map(|t| (t.shape.clone(), t.parameters * size)),
+        keep: config.settings.cache.keep,
         kind: options.kind,
         vocabulary: parts.vocabulary as u64,
         longest,
@@ -88,26 +113,51 @@ pub fn plan(config: RunConfig, out: &Path, options: &Options) -> Result<Plan> {
     let cutting = sizes.cutting(train, options.device, plan.total_memory);
     let tokens = sizes.at_once(cutting.cut, batch);
     let memory = sizes.peak(tokens, cutting.recompute);
-    if let Some(total) = plan.total_memory.filter(|total| memory > *total) {
-        return Err(Error::user("the run does not fit the memory")
-            .expected(format!("at most {} MiB", total >> 20))
-            .found(format!("about {} MiB", memory >> 20))
-            .advice(
-                "try a smaller train.micro_batch, train.recompute = true, --dtype bf16, or shorter rows",
-            ));
-    }
+    fits(memory, plan.total_memory)?;
     plan.steps = Some(steps);
     plan.at_once = Some((tokens, cutting.recompute));
     plan.memory = Some(memory);
     let per_epoch = plan.rows.map_or(0, |c| c.tokens) as f64;
     let per_update = per_epoch * batch as f64 / rows.max(1) as f64;
-    let work = per_update * work_of_token(&parts, cutting.recompute);
-    plan.time = Some(Duration::from_secs_f64(steps as f64 * work / speed(&parts.shape, options)?));
+    plan.cache = cache_size(&config, &sizes, learnt, plan.valid, tokens);
+    let (student, teacher) = work_of_token(&parts, cutting.recompute);
+    // A teacher that is kept is asked once.
+    let asked = if plan.cache.is_some() { per_epoch } else { steps as f64 * per_update };
+    let work = steps as f64 * per_update * student + asked * teacher;
+    plan.time = Some(Duration::from_secs_f64(work / speed(&parts.shape, options)?));
     Ok(plan)
 }
 
+/// Refuses a run that would hold more than there is.
+fn fits(memory: u64, total: Option<u64>) -> Result<()> {
+    let Some(total) = total.filter(|total| memory > *total) else { return Ok(()) };
+    Err(Error::user("the run does not fit the memory")
+        .expected(format!("at most {} MiB", total >> 20))
+        .found(format!("about {} MiB", memory >> 20))
+        .advice("try a smaller train.micro_batch, train.recompute = true, --dtype bf16, or shorter rows"))
+}
+
+/// What the teacher's cache would take.
+fn cache_size(
+    config: &RunConfig,
+    sizes: &Sizes,
+    learnt: usize,
+    valid: Option<Counts>,
+    tokens: usize,
+) -> Option<CacheSize> {
+    let (shape, _) = sizes.teacher.as_ref()?;
+    let states = states_width(shape.head_input, sizes.kind);
+    let width = match config.settings.cache.keep {
+        Keep::None => return None,
+        Keep::States => states,
+        Keep::Tokens => tokens_width(config.settings.cache.draws),
+    };
+    let held = valid.map_or(0, |counts| counts.learnt * states);
+    Some(CacheSize { disk: (learnt * width + held) as u64, memory: sizes.kept(shape, tokens) })
+}
+
 /// The rows an epoch has and the longest of them, counted into the plan; none without a tokenizer.
-fn rows(config: &RunConfig, parts: &Parts, plan: &mut Plan) -> Result<Option<(usize, usize)>> {
+fn rows(config: &RunConfig, parts: &Parts, plan: &mut Plan) -> Result<Option<Rows>> {
     let Some(tokenizer) = &parts.tokenizer else { return Ok(None) };
     let data = &config.settings.data;
     let policy = config.policy()?;
@@ -136,16 +186,18 @@ fn rows(config: &RunConfig, parts: &Parts, plan: &mut Plan) -> Result<Option<(us
         let (counts, _) = corpus.count()?;
         plan.rows = Some(counts);
         let longest = data.sequence + usize::from(corpus.bos().is_some());
-        return Ok(Some((counts.tokens.div_ceil(data.sequence), longest)));
+        let count = counts.tokens.div_ceil(data.sequence);
+        return Ok(Some(Rows { count, longest, learnt: count * (longest - 1) }));
     }
     let (mut counts, mut longest) = preparation(&data.train, feed::need(&source)).count()?;
     if source == Source::Teacher || feed::samples(&source) {
         // Replies are counted as long as they may get.
         longest += limits.response;
         counts.tokens += counts.rows * limits.response;
+        counts.learnt = counts.rows * limits.response;
     }
     plan.rows = Some(counts);
-    Ok(Some((counts.rows, longest)))
+    Ok(Some(Rows { count: counts.rows, longest, learnt: counts.learnt }))
 }
 
 /// Replies that an evaluation samples together.
@@ -166,9 +218,9 @@ fn writes(config: &RunConfig) -> Vec<String> {
     all.into_iter().map(String::from).collect()
 }
 
-/// Floating-point operations of a token: two a parameter and pass; forward, backward by states and by
-/// weights, once more where blocks are computed twice; the teacher forward alone.
-fn work_of_token(parts: &Parts, recompute: bool) -> f64 {
+/// Floating-point operations of a token, of the student and of the teacher: two a parameter and pass; forward,
+/// backward by states and by weights, once more where blocks are computed twice; the teacher forward alone.
+fn work_of_token(parts: &Parts, recompute: bool) -> (f64, f64) {
     let more = if recompute { 1.0 } else { 0.0 };
     let own = products(&parts.shape, parts.parameters);
     let student = match parts.adapters {
@@ -176,7 +228,7 @@ fn work_of_token(parts: &Parts, recompute: bool) -> f64 {
         Some(adapters) => 2.0 * ((2.0 + more) * own + (3.0 + more) * adapters as f64),
         None => 2.0 * (3.0 + more) * own,
     };
-    student + parts.teacher.as_ref().map_or(0.0, |t| 2.0 * products(&t.shape, t.parameters))
+    (student, parts.teacher.as_ref().map_or(0.0, |t| 2.0 * products(&t.shape, t.parameters)))
 }
 
 /// Parameters that a token is multiplied with: an embedding that is only looked up is not.
@@ -185,8 +237,9 @@ fn products(shape: &Shape, parameters: u64) -> f64 {
     parameters as f64 - looked_up as f64
 }
 
-/// Operations a second, measured on one product of the student's shape. What is not a product takes about
-/// as long again, by the runs that this was compared with.
+/// Operations a second, measured on one product of the student's shape, and half of it taken: what is not a
+/// product is guessed to take as long again. `training::the_time_is_predicted_beside_the_truth` prints what was
+/// predicted and what it took; nothing holds the one to the other.
 fn speed(shape: &Shape, options: &Options) -> Result<f64> {
     let (rows, d, f) = (256, shape.hidden, shape.ffn);
     let of = |a: i64, b: i64| Tensor::f_full([a, b], 0.01, (options.kind, options.device));

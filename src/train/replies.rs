@@ -31,18 +31,19 @@ pub struct Asked<'a> {
 
 /// The replies behind their prompts, from the file at `cache` where they were made of the same.
 pub fn of_teacher(asked: &Asked<'_>, cache: &Path, watch: &mut dyn Watch) -> Result<TokenFile> {
-    let (teacher, folder) = asked
+    let teacher = asked
         .material
         .teacher
         .as_ref()
-        .ok_or_else(|| Error::bug("replies of a teacher that was not loaded"))?;
+        .ok_or_else(|| Error::bug("replies of a teacher that is not there"))?;
+    let (kind, device) = teacher.computes();
     let longest = asked.material.limits(asked.config).response;
     let settings = sampling(&asked.config.settings, asked.material, longest);
     let fingerprint = {
         let mut hasher = Hasher::default();
         hasher.part(asked.fingerprint.as_bytes());
-        hasher.part(model_identity(folder)?.as_bytes());
-        hasher.part(format!("{settings:?} {:?} {:?}", teacher.kind(), teacher.device()).as_bytes());
+        hasher.part(model_identity(teacher.folder())?.as_bytes());
+        hasher.part(format!("{settings:?} {:?} {:?}", kind, device).as_bytes());
         hasher.hex()
     };
     if let Some(file) = TokenFile::open(cache, &fingerprint)? {
@@ -56,7 +57,7 @@ pub fn of_teacher(asked: &Asked<'_>, cache: &Path, watch: &mut dyn Watch) -> Res
         prompts.iter().zip(0..).map(|(prompt, row)| Request { prompt, row, sample: 0 }).collect();
     let mut replies: Vec<Option<Vec<u32>>> = vec![None; prompts.len()];
     let mut done = 0;
-    sample(teacher, &requests, &settings, TOGETHER, &mut |n: usize, reply: Reply| {
+    sample(teacher.body()?, &requests, &settings, TOGETHER, &mut |n: usize, reply: Reply| {
         replies[n] = Some(reply.ids);
         done += 1;
         watch.preparing("the teacher's replies", done, requests.len());

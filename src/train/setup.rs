@@ -8,8 +8,9 @@ use tch::{Device, Kind};
 use super::adapters::{self, Adapted};
 use super::feed::Feed;
 use super::machine::{Cutting, Sizes, total_memory};
+use super::teacher::Teacher;
 use crate::checkpoint::{Checkpoint, ModelFiles, RunDir};
-use crate::config::{Origin, RunConfig};
+use crate::config::{Keep, Origin, RunConfig};
 use crate::data::Limits;
 use crate::error::{Error, Result};
 use crate::model::config::Shape;
@@ -83,8 +84,8 @@ pub fn same_run(config: &RunConfig, dir: &RunDir, goes_on: bool) -> Result<()> {
 pub struct Material {
     /// The model that learns.
     pub student: CausalLm,
-    /// The model that teaches, and its folder.
-    pub teacher: Option<(CausalLm, PathBuf)>,
+    /// The model that teaches.
+    pub teacher: Option<Teacher>,
     /// The student's tokenizer.
     pub tokenizer: Tokenizer,
     /// The ids that end a reply.
@@ -113,10 +114,12 @@ impl Material {
             tracing::warn!("{warning}");
         }
         let eos = eos_ids(&place.tokenizer, &tokenizer)?;
-        let teacher = match teacher {
-            Some(folder) => Some((load(&folder, options, Residence::Mapped)?, folder)),
-            None => None,
-        };
+        let teacher = teacher.map(|folder| Teacher::of(folder, options)).transpose()?;
+        if let Some(teacher) = &teacher
+            && config.settings.cache.keep == Keep::None
+        {
+            teacher.body()?;
+        }
         let (student, adapted) = match (saved, &config.settings.student.model) {
             _ if config.settings.student.lora.is_some() => {
                 adapters::load(config, &place.folder, options, saved)?
@@ -128,7 +131,7 @@ impl Material {
             }
             (None, Origin::Folder(_)) => (load(&place.folder, options, Residence::Trained)?, None),
         };
-        let shapes = || std::iter::once(student.shape()).chain(teacher.iter().map(|(t, _)| t.shape()));
+        let shapes = || std::iter::once(student.shape()).chain(teacher.iter().map(Teacher::shape));
         let rows = shapes().map(|s| s.vocabulary as usize).min().unwrap_or(0);
         let context = shapes().map(|s| s.context as usize).min().unwrap_or(0);
         for shape in shapes() {
@@ -151,6 +154,11 @@ impl Material {
         turn_end(&self.eos, &self.tokenizer)
     }
 
+    /// The whole teacher, where there is one.
+    pub fn teacher_model(&self) -> Result<Option<&CausalLm>> {
+        self.teacher.as_ref().map(Teacher::body).transpose()
+    }
+
     /// The longest parts of a row, within what both models can read.
     pub fn limits(&self, config: &RunConfig) -> Limits {
         limits(config, self.context)
@@ -166,7 +174,8 @@ impl Material {
         let sizes = Sizes {
             student: student.shape().clone(),
             parameters: numbers(student),
-            teacher: teacher.map(|(t, _)| (t.shape().clone(), numbers(t) * kind.elt_size_in_bytes() as u64)),
+            teacher: teacher.map(|t| (t.shape().clone(), t.parameters() * kind.elt_size_in_bytes() as u64)),
+            keep: config.settings.cache.keep,
             kind,
             vocabulary: self.vocabulary as u64,
             longest: feed.longest(),

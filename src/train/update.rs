@@ -15,6 +15,7 @@ use tch::{Kind, Tensor};
 
 use super::batch::Micro;
 use super::setup::Material;
+use super::teacher::{Among, Said, Teacher};
 use super::work::{Learnt, Work};
 use crate::data::sampler::Cut;
 use crate::data::{Example, by_length};
@@ -135,13 +136,15 @@ impl Updater {
         };
         native::zero_all(&self.sums)?;
         let main: Vec<&Learnt> = work.main.iter().collect();
-        let rows = PartRows { part: Part::Main, rows: &main, divisor, tokens, sampled: work.sampled };
+        let (numbers, sampled) = (&work.numbers[..], work.sampled);
+        let rows = PartRows { part: Part::Main, rows: &main, numbers, divisor, tokens, sampled };
         let (mut loss, mut terms) = self.part(material, &rows)?;
         if !work.corpus.is_empty() {
             let text: Vec<Learnt> = work.corpus.iter().cloned().map(Learnt::given).collect();
             let tokens = work.corpus.iter().map(Example::targets).sum();
             let rows = text.iter().collect::<Vec<_>>();
-            let rows = PartRows { part: Part::Corpus, rows: &rows, divisor: tokens, tokens, sampled: false };
+            let part = Part::Corpus;
+            let rows = PartRows { part, rows: &rows, numbers: &[], divisor: tokens, tokens, sampled: false };
             let (more, named) = self.part(material, &rows)?;
             loss += more;
             terms.extend(named);
@@ -157,7 +160,9 @@ impl Updater {
         let mut sums = Sums::default();
         for group in by_length(&lengths, self.cut) {
             let rows: Vec<&Learnt> = group.iter().map(|&row| part.rows[row]).collect();
-            self.micro(material, &PartRows { rows: &rows, ..*part }, divisor, &mut sums)?;
+            let numbers: Vec<u64> = group.iter().filter_map(|&row| part.numbers.get(row).copied()).collect();
+            let group = PartRows { rows: &rows, numbers: &numbers, ..*part };
+            self.micro(material, &group, divisor, &mut sums)?;
         }
         self.head.iter().try_for_each(|head| head.add(&self.sums, 1.0 / divisor))?;
         sums.read(divisor, part.tokens.max(1) as f64)
@@ -174,16 +179,14 @@ impl Updater {
         let examples: Vec<&Example> = part.rows.iter().map(|row| &row.example).collect();
         let micro = Micro::of(&examples, student.device())?;
         let hidden_nd = micro.rows.pack(&student.hidden(&micro.ids_bt, &Padding::Right)?)?;
-        let teacher_nd = self.teacher_states(material, part, &micro)?;
+        let teacher = self.teacher_said(material, part, &micro)?;
         let signals: Vec<Signals> = part.rows.iter().filter_map(|row| row.signals.clone()).collect();
         let (eos, least) = (&self.eos, if part.sampled { self.least } else { 0 });
         let at_n = first_of_rows(&micro.lengths, least, student.device())?;
         let view = View {
             part: part.part,
             student: Side::Hidden { hidden_nd: &hidden_nd, head: student.scoring_head() },
-            teacher: teacher_nd
-                .as_ref()
-                .map(|(t, nd)| Side::Hidden { hidden_nd: nd, head: t.scoring_head() }),
+            teacher: teacher.as_ref().map(|(t, said)| t.side(said)).transpose()?,
             targets_n: &micro.targets_n,
             lengths: &micro.lengths,
             signals: &signals,
@@ -201,28 +204,30 @@ impl Updater {
         sums.add(scored)
     }
 
-    /// The teacher and its states at the scored positions, where the policy looks at them: those that were
-    /// kept, or of a pass now.
-    fn teacher_states<'m>(
+    /// The teacher and what it says at the scored positions, where the policy looks at it: states that came
+    /// with sampled rows, what was kept of fixed ones, or a pass now.
+    fn teacher_said<'m>(
         &self,
         material: &'m Material,
         part: &PartRows<'_>,
         micro: &Micro,
-    ) -> Result<Option<(&'m CausalLm, Tensor)>> {
+    ) -> Result<Option<(&'m Teacher, Said)>> {
         let plan = self.policy.plan();
         let wanted = match part.part {
             Part::Main => plan.teacher,
             Part::Corpus => plan.corpus_teacher,
         };
-        let Some((teacher, _)) = material.teacher.as_ref().filter(|_| wanted) else { return Ok(None) };
+        let Some(teacher) = material.teacher.as_ref().filter(|_| wanted) else { return Ok(None) };
         let kept: Option<Vec<&Tensor>> = part.rows.iter().map(|row| row.states.as_ref()).collect();
-        Ok(Some((
-            teacher,
-            match kept {
-                Some(kept) => Tensor::f_cat(&kept, 0)?,
-                None => states(teacher, micro)?,
-            },
-        )))
+        let among = match part.part {
+            Part::Main if !part.sampled => Among::Trained,
+            _ => Among::New,
+        };
+        let said = match kept {
+            Some(kept) => Said::States(Tensor::f_cat(&kept, 0)?),
+            None => teacher.said(among, micro, part.numbers)?,
+        };
+        Ok(Some((teacher, said)))
     }
 }
 
@@ -231,6 +236,8 @@ impl Updater {
 struct PartRows<'a> {
     part: Part,
     rows: &'a [&'a Learnt],
+    /// Their numbers among all rows; none of text beside them.
+    numbers: &'a [u64],
     /// What the part's sums are divided by, and its tokens.
     divisor: usize,
     tokens: usize,

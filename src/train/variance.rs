@@ -82,7 +82,7 @@ fn work(gather: &Gather, material: &Material, policy: &dyn Policy, n: u64) -> Re
     }
     let collector = Collector {
         student: &material.student,
-        teacher: material.teacher.as_ref().map(|(teacher, _)| teacher),
+        teacher: material.teacher_model()?,
         alpha: alpha(&source)?,
         sampling: gather.sampling().clone(),
         numbers: plan.rollout,

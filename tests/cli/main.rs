@@ -7,6 +7,7 @@
 mod answers;
 mod files;
 mod gap;
+mod inspect;
 mod smollm2;
 #[path = "../support/mod.rs"]
 mod support;

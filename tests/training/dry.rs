@@ -53,6 +53,27 @@ fn a_bare_shape_is_planned() {
     assert!(plan["params"].as_u64().unwrap() > 50_000 && plan["memory"].is_null());
 }
 
+/// The time that was predicted, and what the updates took, to be read: a busy machine makes any bound on it a lie.
+#[test]
+fn the_time_is_predicted_beside_the_truth() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = dir.path().join("rows.jsonl");
+    std::fs::write(&rows, learning::chain(1, 8, 120)).unwrap();
+    for (hidden, layers) in [(128, 4), (256, 4)] {
+        let case = Case::new("sft", &rows);
+        let student = learning::student(&case, "student", hidden, layers);
+        let settings = [student.as_str(), "train.steps=3", "train.batch=4", "train.save_every=0"];
+        let predicted = plan(&case, &settings)["seconds"].as_f64().unwrap();
+        case.good("run", &settings, &[]);
+        let text = std::fs::read_to_string(case.path("run/metrics.jsonl")).unwrap();
+        let train =
+            |line: &str| serde_json::from_str::<Value>(line).unwrap()["seconds"]["train"].as_f64().unwrap();
+        let took: f64 = text.lines().map(train).sum();
+        eprintln!("{hidden} x {layers}: predicted {predicted:.2} s, took {took:.2} s");
+        assert!(predicted > 0.0 && took > 0.0);
+    }
+}
+
 /// The memory that was predicted and the most that was held, at two shapes and with blocks computed twice.
 #[test]
 fn the_memory_is_predicted_within_a_quarter() {

@@ -142,8 +142,8 @@ pub fn fused_in(input: &Input, terms: &[Term], mut want: Want, chunks: Chunks) -
         let length = rows.min(count - from);
         let z_cv = logits(&input.student, from, length, input.vocabulary, Some(&student_cv))?;
         let teacher = match &input.teacher {
+            None | Some(Side::Draws(_)) => None,
             Some(side) => Some(logits(side, from, length, input.vocabulary, teacher_cv.as_ref())?),
-            None => None,
         };
         let slope_cv = student_cv.f_narrow(0, 0, length)?;
         run.chunk(&z_cv, teacher.as_ref(), &slope_cv, from, &values_kn)?;
@@ -199,8 +199,12 @@ impl Run<'_> {
                 }
                 _ => None,
             };
+            let drawn = match &self.input.teacher {
+                Some(Side::Draws(draws)) => Some(draws.at(at, rows)?),
+                _ => None,
+            };
             let targets_c = self.input.targets_n.f_narrow(0, at, rows)?;
-            let made = block(self.terms, &Pair { q, p }, &targets_c, at, self.slope)?;
+            let made = block(self.terms, &Pair { q, p, drawn }, &targets_c, at, self.slope)?;
             for (k, value_c) in made.values_c.iter().enumerate() {
                 values_kn.f_select(0, k as i64)?.f_narrow(0, at, rows)?.f_copy_(value_c)?;
             }
@@ -251,7 +255,7 @@ impl Run<'_> {
 }
 
 /// A side's logits for some tokens, cut to the vocabulary, in the type they are computed in.
-fn logits(
+pub(crate) fn logits(
     side: &Side,
     from: i64,
     length: i64,

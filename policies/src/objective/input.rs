@@ -2,6 +2,7 @@
 
 use tch::{Kind, Tensor};
 
+use super::draws::{self, Draws};
 use super::term::Term;
 use crate::error::{Error, Result};
 
@@ -28,6 +29,8 @@ pub enum Side<'a> {
     },
     /// Its logits, `[n, vocabulary or more]`.
     Logits(&'a Tensor),
+    /// Tokens that were drawn from it: a teacher's side alone.
+    Draws(Draws<'a>),
 }
 
 impl Side<'_> {
@@ -35,6 +38,7 @@ impl Side<'_> {
         match self {
             Side::Hidden { hidden_nd, .. } => hidden_nd,
             Side::Logits(logits_nv) => logits_nv,
+            Side::Draws(draws) => draws.ids_nk,
         }
     }
 
@@ -42,6 +46,7 @@ impl Side<'_> {
         match self {
             Side::Hidden { head, .. } => head.weight_vd.size()[0],
             Side::Logits(logits_nv) => logits_nv.size()[1],
+            Side::Draws(_) => i64::MAX,
         }
     }
 
@@ -81,6 +86,7 @@ pub struct Input<'a> {
 /// Whether a side's logits may be -inf: given ones, those of a barred id, those of a bias of -inf.
 pub(crate) fn may_bar(input: &Input, side: &Side) -> Result<bool> {
     Ok(match side {
+        Side::Draws(_) => false,
         Side::Logits(_) => true,
         _ if input.barred.is_some() => true,
         Side::Hidden { head: Head { bias_v: Some(bias_v), .. }, .. } => {
@@ -110,6 +116,18 @@ pub(crate) fn checked(input: &Input, terms: &[Term]) -> Result<()> {
                 format!("{:?}", head.weight_vd.kind()),
                 format!("{:?}", hidden_nd.kind()),
             ));
+        }
+    }
+    if let Side::Draws(_) = input.student {
+        return Err(Error::handed("student", "hidden states or logits", "drawn tokens"));
+    }
+    if let Some(Side::Draws(draws)) = &input.teacher {
+        draws.checked(count)?;
+        if input.teacher_temperature != 1.0 {
+            return Err(Error::setting("temperature", "1 with drawn tokens", input.teacher_temperature));
+        }
+        if let Some(term) = terms.iter().find(|t| !draws::enough(&t.loss)) {
+            return Err(Error::handed(term.name, "the whole teacher", "drawn tokens"));
         }
     }
     if input.teacher.is_none() && terms.iter().any(|t| t.loss.needs_teacher()) {

@@ -9,6 +9,7 @@
 
 pub mod akl;
 pub mod divergence;
+pub mod draws;
 pub mod head;
 pub mod input;
 pub mod mixture;

@@ -7,6 +7,7 @@
 
 use tch::{Kind, Tensor};
 
+use super::draws::Drawn;
 use crate::error::{Error, Result};
 
 /// Stands for the logarithm of zero. Finite in float32, and far below any log-probability.
@@ -24,6 +25,11 @@ pub struct Soft {
 }
 
 impl Soft {
+    /// Which logits were -inf, where any was.
+    pub(crate) fn barred(&self) -> Option<&Tensor> {
+        self.barred_cv.as_ref()
+    }
+
     /// The softmax of logits. `look` says whether a logit may be -inf, so that one pass over them is
     /// saved where none can be.
     pub fn of(logits_cv: &Tensor, look: bool) -> Result<Self> {
@@ -48,6 +54,8 @@ pub struct Pair {
     pub q: Soft,
     /// The teacher's.
     pub p: Option<Soft>,
+    /// Tokens that were drawn from it, where that is all there is of it.
+    pub drawn: Option<Drawn>,
 }
 
 impl Pair {

@@ -91,37 +91,55 @@ pub(crate) fn block(
     let mut made = Block { values_c: Vec::with_capacity(terms.len()), slope_cv: None };
     // Of all terms that look at the target alone, the derivative is g (onehot - q): one g for them all.
     let mut sampled_c: Option<Tensor> = None;
+    // And of those that look at drawn tokens, g (p̂ - q).
+    let mut drawn_c: Option<Tensor> = None;
     for term in terms {
         let slope = slope && term.weight != 0.0;
         let each_c = term.each_n.as_ref().map(|e| e.f_narrow(0, from, count)).transpose()?;
-        let told = match &term.loss {
-            Loss::CrossEntropy => cross_entropy(pair, &targets_c1, slope)?,
-            Loss::Surrogate(s) => surrogate(s, pair, &targets_c1, from, slope)?,
-            Loss::TeacherCrossEntropy => full(teacher_cross_entropy(pair, slope)?),
-            Loss::Divergence(d) => full(d.at(pair, slope)?),
+        let told = match (&term.loss, &pair.drawn) {
+            (Loss::CrossEntropy, _) => cross_entropy(pair, &targets_c1, slope)?,
+            (Loss::Surrogate(s), _) => surrogate(s, pair, &targets_c1, from, slope)?,
+            (Loss::TeacherCrossEntropy, Some(drawn)) => estimate(drawn.cross_entropy(&pair.q)?, slope)?,
+            (Loss::TeacherCrossEntropy, None) => full(teacher_cross_entropy(pair, slope)?),
+            // No other divergence comes here with drawn tokens.
+            (Loss::Divergence(_), Some(drawn)) => estimate(drawn.forward_kl(&pair.q)?, slope)?,
+            (Loss::Divergence(d), None) => full(d.at(pair, slope)?),
         };
         match told.slope {
             Slope::Full(slope_cv) => add_full(&mut made.slope_cv, slope_cv, term.weight, each_c)?,
-            Slope::Sampled(g_c) => {
-                let g_c = weighted(g_c, term.weight, each_c.as_ref())?;
-                sampled_c = Some(match sampled_c {
-                    Some(sum_c) => sum_c.f_add(&g_c)?,
-                    None => g_c,
-                });
-            }
+            Slope::Sampled(g_c) => plus(&mut sampled_c, weighted(g_c, term.weight, each_c.as_ref())?)?,
+            Slope::Drawn(g_c) => plus(&mut drawn_c, weighted(g_c, term.weight, each_c.as_ref())?)?,
             Slope::None => {}
         }
         made.values_c.push(told.value_c);
     }
-    if let Some(g_c) = sampled_c {
-        let (q_cv, g_c1) = (&pair.q.prob_cv, g_c.f_unsqueeze(-1)?);
-        let mut slope_cv = match made.slope_cv.take() {
-            Some(mut slope_cv) => slope_cv.f_addcmul_(q_cv, &g_c1.f_neg()?)?,
-            None => q_cv.f_mul(&g_c1.f_neg()?)?,
-        };
-        made.slope_cv = Some(slope_cv.f_scatter_add_(-1, &targets_c1, &g_c1)?);
+    let mut all_c = sampled_c.as_ref().map(Tensor::shallow_clone);
+    if let Some(g_c) = &drawn_c {
+        plus(&mut all_c, g_c.shallow_clone())?;
     }
+    let Some(all_c) = all_c else { return Ok(made) };
+    let (q_cv, less_c1) = (&pair.q.prob_cv, all_c.f_unsqueeze(-1)?.f_neg()?);
+    let mut slope_cv = match made.slope_cv.take() {
+        Some(mut slope_cv) => slope_cv.f_addcmul_(q_cv, &less_c1)?,
+        None => q_cv.f_mul(&less_c1)?,
+    };
+    if let Some(g_c) = sampled_c {
+        slope_cv = slope_cv.f_scatter_add_(-1, &targets_c1, &g_c.f_unsqueeze(-1)?)?;
+    }
+    if let (Some(g_c), Some(drawn)) = (drawn_c, &pair.drawn) {
+        drawn.spread(&mut slope_cv, &g_c)?;
+    }
+    made.slope_cv = Some(slope_cv);
     Ok(made)
+}
+
+/// Adds to a sum that may not have begun.
+fn plus(sum_c: &mut Option<Tensor>, more_c: Tensor) -> Result<()> {
+    *sum_c = Some(match sum_c.take() {
+        Some(sum_c) => sum_c.f_add(&more_c)?,
+        None => more_c,
+    });
+    Ok(())
 }
 
 /// A term's value and the form its derivative has.
@@ -136,10 +154,18 @@ enum Slope {
     Full(Tensor),
     /// g of `g (onehot - q)`.
     Sampled(Tensor),
+    /// g of `g (p̂ - q)`.
+    Drawn(Tensor),
 }
 
 fn full(told: Told) -> Made {
     Made { value_c: told.value_c, slope: told.slope_cv.map_or(Slope::None, Slope::Full) }
+}
+
+/// A value from drawn tokens; its derivative is `q - p̂`.
+fn estimate(value_c: Tensor, slope: bool) -> Result<Made> {
+    let slope = if slope { Slope::Drawn(value_c.f_ones_like()?.f_neg()?) } else { Slope::None };
+    Ok(Made { value_c, slope })
 }
 
 fn cross_entropy(pair: &Pair, targets_c1: &Tensor, slope: bool) -> Result<Made> {

@@ -6,6 +6,7 @@
 
 mod cases;
 mod divergences;
+mod draws;
 mod enumeration;
 mod fused;
 mod head;

@@ -5,6 +5,7 @@ use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
 use super::super::setup::Material;
+use super::super::teacher::Teacher;
 use super::super::update::Updater;
 use super::super::work::{Work, rollouts};
 use super::{fixture, flat, wide};
@@ -50,7 +51,7 @@ impl Toy {
         let folder = fixture("score/llama");
         let material = Material {
             student: model(3),
-            teacher: Some((model(11), folder.clone())),
+            teacher: Some(Teacher::at_hand(model(11), folder.clone())),
             tokenizer: Tokenizer::load(&folder).unwrap(),
             eos: vec![EOS],
             vocabulary: 3,
@@ -65,7 +66,7 @@ impl Toy {
     fn exact(&self) -> Tensor {
         let design = || read_config(&self.dir.path().join("config.json")).unwrap();
         let q = wide(&self.material.student, design());
-        let p = wide(&self.material.teacher.as_ref().unwrap().0, design());
+        let p = wide(self.material.teacher_model().unwrap().unwrap(), design());
         let mut kl = Tensor::zeros([0i64; 0], (Kind::Double, Device::Cpu));
         for reply in every_reply() {
             let (lq, lp) = (log_of(&q, &reply), log_of(&p, &reply).detach());
@@ -83,7 +84,7 @@ impl Toy {
         let mut updater = Updater::new(&self.material, build(), Cut::Rows(64), 0).unwrap();
         let collector = Collector {
             student: &self.material.student,
-            teacher: self.material.teacher.as_ref().map(|t| &t.0),
+            teacher: self.material.teacher_model().unwrap(),
             alpha,
             sampling: Sampling {
                 max_new_tokens: LONGEST,

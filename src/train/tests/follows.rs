@@ -181,8 +181,10 @@ fn follows(name: &str, preset: &Preset) {
     let settings =
         [format!("minillm.preset={name}"), "minillm.rollouts=8".into(), "sampling.min_new_tokens=2".into()];
     let mut set = Set::up(&settings.iter().map(String::as_str).collect::<Vec<_>>());
-    let teacher =
-        wide(&set.material.teacher.as_ref().unwrap().0, read_design(&fixture("updates/teacher")).unwrap());
+    let teacher = wide(
+        set.material.teacher_model().unwrap().unwrap(),
+        read_design(&fixture("updates/teacher")).unwrap(),
+    );
     for step in 0..8 {
         let work = set.gather.next(step, &set.material, set.updater.policy(), &mut Silent).unwrap();
         let rows: Vec<&crate::rollout::Experience> = work
