@@ -37,7 +37,7 @@ assets:
 	@RETORT_ASSETS="$(ASSETS)" scripts/assets
 
 bench: setup
-	cargo bench --locked --bench ground --bench decode --bench mixed --bench train
+	cargo bench --locked --bench ground --bench decode --bench mixed --bench train --bench onpolicy
 	cargo bench --locked -p retort-policies --bench head
 
 $(MODEL)/config.json: | build

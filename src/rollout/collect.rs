@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::model::CausalLm;
 
 /// Replies that are decoded together.
-const TOGETHER_CPU: usize = 64;
+pub const TOGETHER_CPU: usize = 64;
 const TOGETHER_GPU: usize = 256;
 
 /// A prompt to be replied to.

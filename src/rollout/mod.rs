@@ -16,7 +16,7 @@ use tch::Tensor;
 
 use crate::data::Example;
 
-pub use collect::{Collected, Collector, Prompt};
+pub use collect::{Collected, Collector, Prompt, TOGETHER_CPU};
 pub use keep::{Kept, restore, tensors};
 pub use replay::Replay;
 pub use watch::{Guards, Tally};

@@ -36,10 +36,29 @@ pub struct Sizes {
     pub vocabulary: u64,
     /// The longest row.
     pub longest: usize,
-    /// Replies that are sampled together in an evaluation, and the longest prompt and reply.
-    pub replies: (u64, Limits),
+    /// What is sampled.
+    pub replies: Replies,
     /// Parameters of adapters, where they learn in the student's place.
     pub adapters: Option<u64>,
+}
+
+/// Replies that a run samples, in evaluations or to learn from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Replies {
+    /// Rows that are decoded together.
+    pub together: u64,
+    /// The longest prompt and reply.
+    pub limits: Limits,
+    /// Whether the teacher decodes beside the student.
+    pub mixed: bool,
+    /// Rows of a collection whose teacher states are kept.
+    pub kept: u64,
+}
+
+impl Replies {
+    /// None.
+    pub const NONE: Replies =
+        Replies { together: 0, limits: Limits { prompt: 0, response: 0 }, mixed: false, kept: 0 };
 }
 
 /// How an update is cut, and whether blocks are computed twice.
@@ -93,7 +112,12 @@ impl Sizes {
         // another type. What the update held is not given back before: its pieces are small.
         let copies = if self.kind == Kind::Float { 4 } else { 8 };
         let merged = self.adapters.map_or(0, |_| copies * self.parameters);
-        let training = PROCESS + self.state() + teacher + update.max(save).max(self.sampling()) + merged;
+        let training = PROCESS
+            + self.state()
+            + teacher
+            + update.max(save).max(self.sampling())
+            + merged
+            + self.collection();
         training.max(self.keeping(tokens))
     }
 
@@ -127,14 +151,22 @@ impl Sizes {
         }
     }
 
-    /// Keys and values of the replies that are sampled together, their prompts on the way through the
-    /// blocks, and a few copies of the next tokens' distributions in float64.
+    /// Keys and values of the replies that are sampled together, in each model that decodes, their prompts on the
+    /// way through the blocks, and a few copies of the next tokens' distributions in float64.
     fn sampling(&self) -> u64 {
-        let (s, (rows, limits)) = (&self.student, self.replies);
+        let Replies { together: rows, limits, mixed, .. } = self.replies;
         let (prompt, reply) = (limits.prompt as u64, limits.response as u64);
-        let kept = n(s.layers) * 2 * n(s.kv_heads * s.head_dim);
-        let passing = (rows * prompt).min(8192) * (4 * n(s.hidden) + 3 * n(s.ffn));
-        self.size() * (rows * (prompt + reply) * kept + passing) + rows * n(s.vocabulary) * 8 * 4
+        let cache = |s: &Shape| rows * (prompt + reply) * n(s.layers) * 2 * n(s.kv_heads * s.head_dim);
+        let passing = |s: &Shape| (rows * prompt).min(8192) * (4 * n(s.hidden) + 3 * n(s.ffn));
+        let own = cache(&self.student) + passing(&self.student);
+        let teachers = self.teacher.as_ref().filter(|_| mixed).map_or(0, |(t, _)| cache(t) + passing(t));
+        self.size() * (own + teachers) + rows * n(self.student.vocabulary) * 8 * 4
+    }
+
+    /// The teacher's states of a collection, which stay while it is learnt from.
+    fn collection(&self) -> u64 {
+        let tokens = self.replies.kept * self.replies.limits.response as u64;
+        self.teacher.as_ref().map_or(0, |(shape, _)| tokens * self.size() * n(shape.head_input))
     }
 
     fn size(&self) -> u64 {
@@ -200,8 +232,6 @@ mod tests {
     use super::*;
     use crate::config::RunConfig;
 
-    const NONE: (u64, Limits) = (0, Limits { prompt: 0, response: 0 });
-
     fn sizes() -> Sizes {
         let config = r#"{"model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
             "num_key_value_heads": 3, "intermediate_size": 1536, "vocab_size": 49152, "max_position_embeddings": 8192,
@@ -218,7 +248,7 @@ mod tests {
             kind,
             vocabulary,
             longest: 512,
-            replies: NONE,
+            replies: Replies::NONE,
             adapters: None,
         }
     }

@@ -4,12 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use retort_policies::{Moment, Source};
+use retort_policies::{Collection, Moment, Source};
 use tch::{Device, Kind, Tensor};
 
 use super::feed;
 use super::keep::states_width;
-use super::machine::{Sizes, total_memory};
+use super::machine::{Replies, Sizes, total_memory};
 use super::sampled;
 use super::setup::{Options, Parts};
 use super::teacher::tokens_width;
@@ -107,7 +107,7 @@ pub fn plan(config: RunConfig, out: &Path, options: &Options) -> Result<Plan> {
         kind: options.kind,
         vocabulary: parts.vocabulary as u64,
         longest,
-        replies: (replies(&config), parts.limits(&config)),
+        replies: replies(&config, &parts, batch)?,
         adapters: parts.adapters,
     };
     let cutting = sizes.cutting(train, options.device, plan.total_memory);
@@ -200,11 +200,26 @@ fn rows(config: &RunConfig, parts: &Parts, plan: &mut Plan) -> Result<Option<Row
     Ok(Some(Rows { count: counts.rows, longest, learnt: counts.learnt }))
 }
 
-/// Replies that an evaluation samples together.
-fn replies(config: &RunConfig) -> u64 {
+/// Replies that are sampled, in evaluations and to learn from.
+fn replies(config: &RunConfig, parts: &Parts, batch: usize) -> Result<Replies> {
     let settings = &config.settings;
-    let none = settings.data.valid.is_empty() || settings.train.eval_every == 0;
-    if none { 0 } else { settings.eval.prompts.min(sampled::TOGETHER) as u64 }
+    let evaluated = !settings.data.valid.is_empty() && settings.train.eval_every > 0;
+    let mut together = if evaluated { settings.eval.prompts.min(sampled::TOGETHER) } else { 0 };
+    let policy = config.policy()?;
+    let (plan, source) = (policy.plan(), policy.source(Moment { step: 0, steps: 1, replay_full: false }));
+    let rows = match plan.collection {
+        Collection::Rows(rows) => rows,
+        Collection::Batch => batch,
+    };
+    if feed::samples(&source) {
+        together = together.max(rows.min(crate::rollout::TOGETHER_CPU));
+    }
+    Ok(Replies {
+        together: together as u64,
+        limits: parts.limits(config),
+        mixed: matches!(source, Source::Mixed { .. }),
+        kept: if plan.rollout && plan.teacher { rows as u64 } else { 0 },
+    })
 }
 
 fn writes(config: &RunConfig) -> Vec<String> {

@@ -7,7 +7,7 @@ use tch::{Device, Kind};
 
 use super::adapters::{self, Adapted};
 use super::feed::Feed;
-use super::machine::{Cutting, Sizes, total_memory};
+use super::machine::{Cutting, Replies, Sizes, total_memory};
 use super::teacher::Teacher;
 use crate::checkpoint::{Checkpoint, ModelFiles, RunDir};
 use crate::config::{Keep, Origin, RunConfig};
@@ -180,7 +180,7 @@ impl Material {
             vocabulary: self.vocabulary as u64,
             longest: feed.longest(),
             // What is sampled is not cut: its memory is free again before the next update.
-            replies: (0, Limits { prompt: 0, response: 0 }),
+            replies: Replies::NONE,
             adapters: self
                 .adapted
                 .as_ref()
