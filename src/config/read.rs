@@ -31,15 +31,17 @@ pub(super) fn read(document: Document) -> Result<RunConfig> {
     let seed = root.count("seed", 0)?.unwrap_or(1) as u64;
     root.finish()?;
     let (table, unused) = policy_tables(&document, entry)?;
+    let student = student(file, top)?;
     let (teacher, cache) = super::teacher::read(file, top)?;
+    let data = data(file, top)?;
     let train = train(file, top)?;
     let packs = source(build(&document, entry, &table)?.as_ref()) == policies::Source::Corpus;
     let settings = Settings {
         seed,
-        student: student(file, top)?,
+        student,
         teacher,
         cache,
-        data: data(file, top)?,
+        data,
         eval: eval(file, top, train.best == Best::RougeL && !packs)?,
         train,
         sampling: sampling(file, top)?,

@@ -55,7 +55,7 @@ fn moments(
     updater: &mut Updater,
     gradients: usize,
 ) -> Result<(Vec<Tensor>, f64)> {
-    let masters = material.student.params().masters();
+    let masters = material.learnt().masters();
     let sum: Vec<Tensor> = masters.iter().map(|t| Ok(t.f_zeros_like()?)).collect::<Result<_>>()?;
     let mut squares = 0.0;
     for n in 0..gradients {

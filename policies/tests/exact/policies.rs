@@ -112,18 +112,21 @@ fn minillms_presets_are_the_papers_tables() {
             "reward_scale": 1.0, "reward_clip": "none", "whiten": "none", "single_step": true,
             "weight_single_step": true, "weights": "step", "corpus_kd": 0.0, "corpus_weight": 1.0,
             "clip_range": 0.2, "inner_epochs": 4, "rollouts": 256, "normalise": "tokens",
+            "measure_variance": 0,
         }),
         "lmops" => json!({
             "preset": "lmops", "alpha": 0.2, "return_from": "current", "gamma": 0.95, "length_norm": true,
             "reward_scale": 0.5, "reward_clip": 100.0, "whiten": "all", "single_step": true,
             "weight_single_step": false, "weights": "step", "corpus_kd": 0.5, "corpus_weight": 1.0,
             "clip_range": 0.2, "inner_epochs": 4, "rollouts": 256, "normalise": "tokens",
+            "measure_variance": 0,
         }),
         _ => json!({
             "preset": "exact", "alpha": 0.0, "return_from": "next", "gamma": 1.0, "length_norm": false,
             "reward_scale": 1.0, "reward_clip": "none", "whiten": "none", "single_step": true,
             "weight_single_step": false, "weights": "step", "corpus_kd": 0.0, "corpus_weight": 0.0,
             "clip_range": "none", "inner_epochs": 1, "rollouts": "batch", "normalise": "tokens",
+            "measure_variance": 0,
         }),
     };
     for name in ["paper", "lmops", "exact"] {
