@@ -54,6 +54,8 @@ pub struct Gather {
     collection: Vec<Experience>,
     /// Replies sampled so far.
     turns: u64,
+    /// Tokens of those that were sampled last.
+    sampled: usize,
     guards: Guards,
 }
 
@@ -87,6 +89,7 @@ impl Gather {
             replay: plan.replay.map(Replay::new),
             collection: Vec::new(),
             turns: 0,
+            sampled: 0,
             guards: Guards::default(),
         }
     }
@@ -186,6 +189,9 @@ impl Gather {
         if let Some(corpus) = &mut self.corpus {
             work.corpus = corpus.next_batch().examples;
         }
+        if !work.seconds.is_empty() {
+            work.values.push(("sampled_tokens", self.sampled as f64));
+        }
         let rest = begun.elapsed().saturating_sub(work.seconds.iter().map(|s| s.1).sum());
         work.seconds.push(("data", rest));
         Ok(work)
@@ -251,6 +257,7 @@ impl Gather {
         };
         let collected = collector.collect(&prompts, &mut |done| watch.preparing("replies", done, rows))?;
         self.collection = collected.experiences;
+        self.sampled = self.collection.iter().map(|e| e.example.targets()).sum();
         let tally = Tally::of(&self.collection.iter().collect::<Vec<_>>());
         self.guards.hear(&tally).iter().for_each(|warning| tracing::warn!("{warning}"));
         Ok(vec![("sample", collected.sampling), ("score", collected.scoring)])
