@@ -87,7 +87,10 @@ fn every_step_tells_what_it_learnt_from() {
     let sampled: Vec<bool> = text.lines().map(|line| seconds(line, "sample").is_some()).collect();
     assert_eq!(sampled, [true, false, false, false, true, false]);
     let tokens: Vec<bool> = metrics.iter().map(|line| line["sampled_tokens"].as_f64() > Some(15.0)).collect();
-    assert_eq!(tokens, sampled, "so many a second: sampled_tokens over seconds.sample, tokens over seconds.train");
+    assert_eq!(
+        tokens, sampled,
+        "so many a second: sampled_tokens over seconds.sample, tokens over seconds.train"
+    );
     assert!(text.lines().all(|line| seconds(line, "train").unwrap() > 0.0));
 }
 
