@@ -43,8 +43,9 @@ class Gate(TrainerCallback):
 
 def prepare(ask):
     student, teacher = load(ask["student"], ask["dtype"])[0], load(ask["teacher"], ask["dtype"])[0]
+    # No other word begins with t0: a special token would be cut out of it.
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=ask["teacher"] + "/tokenizer.json", eos_token="t2", pad_token="t2", padding_side="left"
+        tokenizer_file=ask["teacher"] + "/tokenizer.json", eos_token="t0", pad_token="t0", padding_side="left"
     )
     rows = [json.loads(line) for line in open(ask["rows"])]
     prompts = [" ".join(f"t{id}" for id in row["ids"][: row["prompt_len"]]) for row in rows]
