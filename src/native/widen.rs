@@ -1,22 +1,12 @@
 //! bfloat16 on processors that cannot multiply it: libtorch's loops for them take ten times as long as
 //! float32's, so products are computed in float32, from weights that are widened for the moment.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::error::Result;
 
 /// Whether products of this tensor's float type are better computed in float32.
-pub fn pays(x: &Tensor) -> bool {
-    x.kind() == Kind::BFloat16 && x.device() == Device::Cpu && !multiplies_bfloat16()
-}
-
-/// From AVX-512 on libtorch has products of bfloat16 that deserve the name.
-fn multiplies_bfloat16() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("avx512bw");
-    #[cfg(not(target_arch = "x86_64"))]
-    true
-}
+pub use retort_policies::objective::product::widened as pays;
 
 /// `x w^T + bias`, in the float type of x.
 pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {

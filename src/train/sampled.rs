@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::gather::sampling;
 use super::setup::Material;
 use crate::config::RunConfig;
 use crate::data::{Reader, Row, TokenFile};
-use crate::decode::{Sampling, Scores};
+use crate::decode::Sampling;
 use crate::error::{Cause, Error, Result};
 use crate::eval::bootstrap::{self, Estimate};
 use crate::eval::replies::{Answer, answers};
@@ -74,7 +75,10 @@ impl Sampled {
         }
         references.read(files, |n, found| prompts[n].references = found)?;
         prompts.retain(|prompt| !prompt.references.is_empty());
-        let sampling = sampling(config, material, most);
+        let settings = &config.settings;
+        // Apart from the draws that training itself makes of the same rows' numbers.
+        let seed = draw(settings.seed, Stream::Sample, u64::MAX, 0);
+        let sampling = Sampling { seed, ..sampling(settings, material, most) };
         Ok((!prompts.is_empty()).then_some(Sampled { prompts, settings: sampling }))
     }
 
@@ -118,24 +122,6 @@ impl Prompt {
             "finish": if answer.ended { "eos" } else { "length" },
             "rouge_l": score,
         }))
-    }
-}
-
-fn sampling(config: &RunConfig, material: &Material, most: usize) -> Sampling {
-    let settings = &config.settings;
-    Sampling {
-        temperature: settings.sampling.temperature,
-        top_k: settings.sampling.top_k,
-        top_p: settings.sampling.top_p,
-        no_repeat_ngram: 0,
-        greedy: false,
-        max_new_tokens: most,
-        min_new_tokens: settings.sampling.min_new_tokens,
-        eos: material.eos.clone(),
-        vocabulary: material.vocabulary,
-        // Apart from the draws that training itself makes of the same rows' numbers.
-        seed: draw(settings.seed, Stream::Sample, u64::MAX, 0),
-        scores: Scores::Vocabulary,
     }
 }
 

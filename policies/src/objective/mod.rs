@@ -14,7 +14,7 @@ pub mod head;
 pub mod input;
 pub mod mixture;
 pub mod pair;
-pub(crate) mod product;
+pub mod product;
 pub mod returns;
 pub mod rows;
 pub mod term;

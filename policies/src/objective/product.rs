@@ -13,7 +13,7 @@ use crate::error::Result;
 const WIDENED: i64 = 1 << 22;
 
 /// Whether products with this tensor are better computed in float32.
-pub(crate) fn widened(x: &Tensor) -> bool {
+pub fn widened(x: &Tensor) -> bool {
     x.kind() == Kind::BFloat16 && x.device() == Device::Cpu && !multiplies_bfloat16()
 }
 
