@@ -1,13 +1,13 @@
 //! What is kept of a teacher: the same updates with it, tokens that teach nearly as much, and no cache of
 //! another teacher, tokenizer or data.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::golden::folder_with_tokenizer;
-use crate::learning::{chain, student};
+use crate::learning::{Lesson, chain, student};
 use crate::support::{command, finish, fixture};
 use crate::{Case, tensors};
 
@@ -95,25 +95,9 @@ fn kept_states_change_no_update() {
 /// or take what the draws of few rows leave, and far nearer than without one.
 #[test]
 fn drawn_tokens_teach_nearly_as_much() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = |name: &str, text: String| -> PathBuf {
-        let path = dir.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    };
-    let many = file("many.jsonl", chain(1, 1500, 20));
-    let (few, held) = (file("few.jsonl", chain(2, 40, 20)), file("held.jsonl", chain(3, 60, 20)));
-    let schooling = Case::new("sft", &many);
-    let teacher = student(&schooling, "teacher", 48, 2);
-    schooling.good(
-        "run",
-        &[teacher.as_str(), "train.steps=250", "train.batch=32", "train.lr=1e-2", "train.warmup=20"],
-        &[],
-    );
-    let teacher = format!("teacher.model={:?}", schooling.text("run/final"));
-    let valid = format!("data.valid={:?}", held.display().to_string());
+    let Lesson { teacher, few, valid, .. } = &Lesson::new();
     let far = |policy: &str, set: &[&str]| {
-        let case = Case::new(policy, &few);
+        let case = Case::new(policy, few);
         let student = student(&case, "student", 32, 1);
         let more =
             ["train.steps=120", "train.batch=20", "train.lr=1e-2", "train.eval_every=120", "kd.ratio=1"];

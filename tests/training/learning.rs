@@ -62,31 +62,49 @@ pub fn chain(seed: u64, rows: u64, words: usize) -> String {
     (0..rows).map(row).collect()
 }
 
+/// A teacher that has seen many rows of a chain, few rows to learn from, and rows that neither has seen.
+pub struct Lesson {
+    _dir: tempfile::TempDir,
+    _schooling: Case,
+    /// The setting that names the teacher.
+    pub teacher: String,
+    pub few: std::path::PathBuf,
+    /// The setting that names the rows that nobody has seen.
+    pub valid: String,
+}
+
+impl Lesson {
+    pub fn new() -> Lesson {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: String| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let many = file("many.jsonl", chain(1, 1500, 20));
+        let (few, held) = (file("few.jsonl", chain(2, 40, 20)), file("held.jsonl", chain(3, 60, 20)));
+        let schooling = Case::new("sft", &many);
+        let teacher = student(&schooling, "teacher", 48, 2);
+        schooling.good(
+            "run",
+            &[teacher.as_str(), "train.steps=250", "train.batch=32", "train.lr=1e-2", "train.warmup=20"],
+            &[],
+        );
+        let teacher = format!("teacher.model={:?}", schooling.text("run/final"));
+        let valid = format!("data.valid={:?}", held.display().to_string());
+        Lesson { _dir: dir, _schooling: schooling, teacher, few, valid }
+    }
+}
+
 /// Few rows, a teacher that has seen many: the student that hears it is nearer to it on rows that neither has
 /// seen, on every seed and by a margin.
 #[test]
 fn a_teacher_beats_its_absence_on_held_out_rows() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = |name: &str, text: String| {
-        let path = dir.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    };
-    let many = file("many.jsonl", chain(1, 1500, 20));
-    let (few, held) = (file("few.jsonl", chain(2, 40, 20)), file("held.jsonl", chain(3, 60, 20)));
-    let schooling = Case::new("sft", &many);
-    let teacher = student(&schooling, "teacher", 48, 2);
-    schooling.good(
-        "run",
-        &[teacher.as_str(), "train.steps=250", "train.batch=32", "train.lr=1e-2", "train.warmup=20"],
-        &[],
-    );
-    let teacher = format!("teacher.model={:?}", schooling.path("run/final").display().to_string());
-    let valid = format!("data.valid={:?}", held.display().to_string());
+    let Lesson { teacher, few, valid, .. } = &Lesson::new();
     for seed in 1..=3 {
         let seed = format!("seed={seed}");
         let far = |policy: &str| {
-            let case = Case::new(policy, &few);
+            let case = Case::new(policy, few);
             let student = student(&case, "student", 32, 1);
             let more = ["train.steps=120", "train.batch=20", "train.lr=1e-2", "train.eval_every=120"];
             let given = [student.as_str(), teacher.as_str(), valid.as_str(), seed.as_str()];
