@@ -14,6 +14,7 @@ use retort::weights::Dtype;
 use serde_json::{Value, json};
 use support::args::Args;
 use support::folders::{Float, Folders, SMOLLM2};
+use support::peak;
 use support::peer::Peer;
 use support::table::{Row, Table};
 use support::words;
@@ -25,8 +26,11 @@ const WARM: usize = 1;
 fn main() {
     let args = Args::read();
     let folders = Folders::make(args.quick, SMOLLM2);
-    let mut peer = Peer::start("train_peer.py");
-    let mut table = Table::new("train", &args, &folders.what, peer.as_ref().map(Peer::versions));
+    // A peer for each row, so that its peak is that row's.
+    let start = || if peak::alone() { None } else { Peer::start("train_peer.py") };
+    let mut table =
+        Table::new("train", &args, &folders.what, start().as_ref().map(Peer::versions));
+    let mut peaks = Vec::new();
     // Rows and tokens, and how many of these are the prompt.
     let (rows, tokens, prompt) = if args.quick { (2, 12, 4) } else { (4, 256, 64) };
     for float in Float::ALL {
@@ -35,14 +39,24 @@ fn main() {
         for policy in ["sft", "kd"] {
             for threads in args.threads.clone() {
                 let name = format!("{policy} {} {rows}x{tokens}, {threads} threads", float.name());
-                if args.wants(&name) {
-                    tch::set_num_threads(threads as i32);
-                    table.add(work.row(name, policy, threads, args.rounds, &mut peer));
+                if !args.wants(&name) {
+                    continue;
                 }
+                tch::set_num_threads(threads as i32);
+                let mut peer = start();
+                let row = work.row(name.clone(), policy, threads, args.rounds, &mut peer);
+                if peak::alone() {
+                    return peak::tell();
+                }
+                table.add(row);
+                peaks.push(peak::line(&name, peak::ours(&name), peer.as_mut().map(peak::theirs)));
+                eprintln!("{}", peaks[peaks.len() - 1]);
             }
         }
     }
     table.print();
+    println!("\n| peak memory | retort | transformers | ratio |\n|---|---:|---:|---:|");
+    peaks.iter().for_each(|line| println!("{line}"));
 }
 
 /// What both sides train on.

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import resource
 import sys
 import time
 
@@ -42,9 +43,14 @@ def versions(_):
     return {"versions": f"transformers {transformers.__version__}, torch {torch.__version__}, Python {python}"}
 
 
+def peak(_):
+    """The most memory this process ever held."""
+    return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
 def answer_lines(work):
     """Does what is asked by name until the input ends."""
-    work = {"versions": versions, **work}
+    work = {"versions": versions, "peak": peak, **work}
     for line in sys.stdin:
         try:
             ask = json.loads(line)

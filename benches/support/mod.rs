@@ -3,6 +3,7 @@
 pub mod agree;
 pub mod args;
 pub mod folders;
+pub mod peak;
 pub mod peer;
 pub mod table;
 pub mod words;
