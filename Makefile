@@ -1,7 +1,8 @@
 # Retort. Each target does all that it needs, from nothing; a second call does no work twice.
 #
-#   make quickstart   the smallest real thing there is: fetches SmolLM2-135M-Instruct (93 MB), imports
-#                     it, and lets it answer a question
+#   make quickstart   distillation from end to end in two minutes, on a task that comes with the program: no
+#                     network, no GPU; then a table, a page, and a model to chat with
+#   make hello        a real model: fetches SmolLM2-135M-Instruct (93 MB), imports it, lets it answer a question
 #   make build        the optimised binary, at target/release/retort
 #   make test         the whole suite, on any machine, without network once set up
 #   make lint         formatting, clippy, documentation
@@ -14,7 +15,7 @@ ASSETS ?= $(CURDIR)/.assets
 MODEL := $(ASSETS)/smollm2/SmolLM2-135M-Instruct
 BINARY := target/release/retort
 
-.PHONY: setup build test lint assets bench quickstart clean
+.PHONY: setup build test lint assets bench quickstart hello clean
 .DEFAULT_GOAL := build
 
 setup:
@@ -44,7 +45,10 @@ $(MODEL)/config.json: | build
 	@RETORT_ASSETS="$(ASSETS)" scripts/assets
 	$(BINARY) import "$(MODEL).Q4_1.gguf" --out "$(MODEL)"
 
-quickstart: build $(MODEL)/config.json
+quickstart: build
+	$(BINARY) quickstart
+
+hello: build $(MODEL)/config.json
 	$(BINARY) inspect "$(MODEL)"
 	$(BINARY) generate --model "$(MODEL)" --greedy --prompt "What is the capital of France?"
 

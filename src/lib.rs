@@ -43,5 +43,8 @@ pub mod report;
 // Layer 5
 pub mod train;
 
+// Layer 6
+pub mod quickstart;
+
 // Layer 7
 pub mod cli;

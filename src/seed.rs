@@ -32,6 +32,8 @@ pub enum Stream {
     Bootstrap = 8,
     /// Tokens drawn from a teacher, to be kept.
     Draws = 9,
+    /// Rows of the quickstart's task.
+    Task = 10,
 }
 
 const MULTIPLIERS: [u64; 2] = [0xD2E7_470E_E14C_6C93, 0xCA5A_8263_9512_1157];

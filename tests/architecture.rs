@@ -25,6 +25,7 @@ const ROOMS: [&str; 17] = [
     "eval",
     "report",
     "train",
+    "quickstart",
 ];
 
 /// The program's own room, above all.

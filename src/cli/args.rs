@@ -74,6 +74,8 @@ pub enum Command {
     Inspect(Inspect),
     /// A Hugging Face folder from a GGUF file
     Import(Import),
+    /// Distillation from end to end in two minutes, on a small task
+    Quickstart(super::quickstart::Quickstart),
     /// A completion script for a shell
     Completions(Completions),
 }

@@ -16,6 +16,7 @@ mod machine;
 mod models;
 mod output;
 mod progress;
+mod quickstart;
 mod score;
 
 use std::ffi::OsString;
@@ -70,6 +71,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Chat(args) => chat::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),
         Command::Import(args) => import::run(args, common),
+        Command::Quickstart(args) => quickstart::run(args, common),
         Command::Completions(args) => completions::run(args),
     }
 }

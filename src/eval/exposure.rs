@@ -88,8 +88,8 @@ pub fn exposure(
     lengths.into_iter().zip(sums).map(point).collect()
 }
 
-/// In percent; 0 where both are alike, a student that is its teacher among them.
-fn excess(r: f64, e: f64) -> f64 {
+/// How much more R is than E, in percent; 0 where both are alike, a student that is its teacher among them.
+pub fn excess(r: f64, e: f64) -> f64 {
     if r == e { 0.0 } else { 100.0 * (r - e) / e }
 }
 

@@ -22,11 +22,13 @@ mod setup;
 mod teacher;
 mod update;
 mod variance;
+mod watch;
 mod work;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use retort_policies::Policy;
 use tch::{Device, Kind};
 
 use crate::checkpoint::{Checkpoint, RunDir, State};
@@ -42,37 +44,7 @@ use journal::{Journal, Line};
 pub use plan::{Plan, plan};
 pub use setup::{Material, Options};
 use update::Updater;
-
-/// Hears how a run goes.
-pub trait Watch {
-    /// An update is done.
-    fn update(&mut self, news: News<'_>);
-    /// An evaluation is done: name and value.
-    fn evaluated(&mut self, step: u64, values: &[(&'static str, f64)]);
-    /// A slow piece of work before the updates is so far.
-    fn preparing(&mut self, what: &'static str, done: usize, total: usize);
-}
-
-/// What there is to tell of an update.
-#[derive(Debug, Clone, Copy)]
-pub struct News<'a> {
-    /// Its number, and how many there will be.
-    pub step: u64,
-    /// All of them.
-    pub steps: u64,
-    /// The loss, a mean over tokens.
-    pub loss: f64,
-    /// Tokens learnt.
-    pub tokens: usize,
-    /// Since the previous update.
-    pub time: Duration,
-    /// Of it, what the update itself took.
-    pub work: Duration,
-    /// The same by its parts: sampling, scoring, reading, training.
-    pub stages: &'a [(&'static str, Duration)],
-    /// Why it was skipped, where it was.
-    pub skipped: Option<&'a str>,
-}
+pub use watch::{News, Silent, Watch};
 
 /// How a run ended.
 #[derive(Debug, Clone)]
@@ -105,13 +77,24 @@ pub fn run(
     options: &Options,
     watch: &mut dyn Watch,
 ) -> Result<Finished> {
+    let policy = config.policy()?;
+    run_policy(config, policy, out, options, watch)
+}
+
+/// The same with a policy of the caller's own; the config's says what its rows, models and settings are.
+pub fn run_policy(
+    config: RunConfig,
+    policy: Box<dyn Policy>,
+    out: &std::path::Path,
+    options: &Options,
+    watch: &mut dyn Watch,
+) -> Result<Finished> {
     if RunDir::is_run(out) && !options.resume {
         return Err(holds_a_run(out));
     }
     for table in &config.unused {
         tracing::warn!("[{table}] is not used by policy = \"{}\"", config.entry.name);
     }
-    let policy = config.policy()?;
     let dir = RunDir::take(out)?;
     let saved = if options.resume { dir.newest()? } else { None };
     setup::same_run(&config, &dir, saved.is_some())?;

@@ -1,0 +1,196 @@
+//! Every method on the quickstart's task, over seeds, each with its own best learning rate; and MiniLLM without
+//! each of its tricks.
+//!
+//!     cargo run --release --example methods -- runs/methods
+//!
+//! prints two tables and writes them to `methods.md`, everything measured to `methods.json`. All start from one
+//! SFT state a seed and have as many updates. The learning rate of each is chosen from a grid by the Rouge-L on
+//! validation rows, over the first two seeds; intervals are of the mean over the seeds (Student's t).
+//! `-- DIR SEEDS KEY=VALUE...` takes other seeds than 5, and settings for all runs.
+
+use std::path::{Path, PathBuf};
+
+use retort::error::{Error, Result};
+use retort::quickstart::{ARMS, Arm, Bench, Hears, Measured, START, Settings};
+use retort::store::Folder;
+use retort::train::Finished;
+use tch::{Device, Kind};
+
+/// Learning rates, as multiples of the config's.
+const GRID: [f64; 3] = [0.5, 1.0, 2.0];
+
+/// Seeds that the learning rates are chosen by.
+const TUNED: usize = 2;
+
+/// Student's t, 97.5 %, by degrees of freedom from 1.
+const T: [f64; 9] = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262];
+
+/// What is left out of MiniLLM, and how a config says it.
+const WITHOUT: [(&str, &str); 3] = [
+    ("no single step", "minillm.single_step=false"),
+    ("no mixing", "minillm.alpha=0.0"),
+    ("no length norm", "minillm.length_norm=false"),
+];
+
+/// A method: its name, and its run at a learning rate.
+struct Method {
+    name: &'static str,
+    arm: Arm,
+    lr: f64,
+}
+
+impl Method {
+    fn at(&self, factor: f64) -> Arm {
+        let lr = self.lr * factor;
+        let name = format!("{}-{lr}", self.name.replace(' ', "-"));
+        self.arm.varied(name, [format!("train.lr={lr}")])
+    }
+}
+
+fn methods() -> Result<Vec<Method>> {
+    let of = |name: &str| {
+        ARMS.iter().find(|arm| arm.name == name).cloned().ok_or_else(|| Error::bug("no such run").found(name))
+    };
+    let mut all = Vec::new();
+    for (name, lr) in [("sft", 5e-4), ("kd", 1e-3), ("seqkd", 1e-3), ("minillm", 1e-3)] {
+        all.push(Method { name, arm: of(name)?, lr });
+    }
+    for (name, setting) in WITHOUT {
+        all.push(Method { name, arm: of("minillm")?.varied(name.into(), [setting.to_string()]), lr: 1e-3 });
+    }
+    Ok(all)
+}
+
+/// What one run came to on the held-out rows: Rouge-L, valid, valid greedy, reverse KL, exposure, distinct-4.
+const COLUMNS: [(&str, usize); 6] = [
+    ("Rouge-L", 1),
+    ("valid, %", 1),
+    ("valid greedy, %", 1),
+    ("reverse KL", 3),
+    ("exposure, %", 1),
+    ("distinct-4", 3),
+];
+
+fn numbers(m: &Measured) -> [f64; 6] {
+    [
+        m.rouge_l.mean,
+        100.0 * m.valid.mean,
+        100.0 * m.valid_greedy.mean,
+        m.reverse_kl.mean,
+        m.exposure.mean,
+        m.distinct_4.map_or(f64::NAN, |d| d.mean),
+    ]
+}
+
+fn main() -> Result<()> {
+    let given: Vec<String> = std::env::args().skip(1).collect();
+    let out = given.first().map_or("runs/methods", String::as_str);
+    let seeds: usize = given.get(1).and_then(|n| n.parse().ok()).unwrap_or(5);
+    let at_once = tch::get_num_threads().max(1) as usize;
+    tch::set_num_threads(1);
+    let bench = |seed: usize| {
+        Bench::prepare(Settings {
+            out: Path::new(out).join(format!("seed-{seed}")),
+            seed: seed as u64,
+            held_out: 512,
+            set: given.iter().skip(2).cloned().collect(),
+            device: Device::Cpu,
+            kind: Kind::Float,
+            at_once,
+        })
+    };
+    let benches: Vec<Bench> = (1..=seeds).map(bench).collect::<Result<_>>()?;
+    let starts: Vec<Finished> =
+        benches.iter().map(|bench| Ok(bench.train(&[START], &Lines)?.remove(0))).collect::<Result<_>>()?;
+    let methods = methods()?;
+    let chosen = choose(&benches, &methods)?;
+    let mut found: Vec<Vec<[f64; 6]>> = vec![Vec::new(); methods.len() + 1];
+    for (bench, start) in benches.iter().zip(&starts) {
+        let arms: Vec<Arm> = methods.iter().zip(&chosen).map(|(m, factor)| m.at(*factor)).collect();
+        let finished = bench.train(&arms, &Lines)?;
+        let mut paths: Vec<PathBuf> = vec![bench.teacher()];
+        paths.extend(arms.iter().zip(&finished).map(|run| bench.state(run, start)));
+        let measured = bench.measure(&paths)?;
+        found.iter_mut().zip(&measured).for_each(|(all, m)| all.push(numbers(m)));
+    }
+    let names: Vec<String> = std::iter::once("teacher".to_string())
+        .chain(methods.iter().zip(&chosen).map(|(m, factor)| format!("{} (lr {})", m.name, m.lr * factor)))
+        .collect();
+    let text = tables(&names, &found, seeds);
+    println!("{text}");
+    let folder = Folder::create(out)?;
+    folder.write_bytes("methods.md", text.as_bytes())?;
+    let all = serde_json::json!({"names": names, "columns": COLUMNS.map(|(name, _)| name), "values": found});
+    folder.write_bytes("methods.json", format!("{all}\n").as_bytes())
+}
+
+/// The learning rate of each method that is best on the validation rows, over the first seeds.
+fn choose(benches: &[Bench], methods: &[Method]) -> Result<Vec<f64>> {
+    let tuned = &benches[..TUNED.min(benches.len())];
+    let arms: Vec<Arm> = methods.iter().flat_map(|m| GRID.map(|factor| m.at(factor))).collect();
+    let mut sums = vec![0.0; arms.len()];
+    for bench in tuned {
+        let finished = bench.train(&arms, &Lines)?;
+        for (sum, run) in sums.iter_mut().zip(&finished) {
+            *sum += run.best.map_or(f64::NEG_INFINITY, |best| best.value);
+        }
+    }
+    println!("Rouge-L on validation rows, mean of {} seeds:", tuned.len());
+    for (arm, sum) in arms.iter().zip(&sums) {
+        println!("  {:<28} {:.2}", arm.name, sum / tuned.len() as f64);
+    }
+    let best_of = |scores: &[f64]| {
+        let most = |best: usize, n: usize| if scores[n] > scores[best] { n } else { best };
+        GRID[(0..scores.len()).fold(0, most)]
+    };
+    Ok(sums.chunks(GRID.len()).map(best_of).collect())
+}
+
+/// The means with their intervals, and how far each method is from MiniLLM, seed by seed.
+fn tables(names: &[String], found: &[Vec<[f64; 6]>], seeds: usize) -> String {
+    let head = |first: &str| {
+        let columns: Vec<&str> = COLUMNS.iter().map(|(name, _)| *name).collect();
+        format!("| {first} | {} |\n|---|{}\n", columns.join(" | "), "---:|".repeat(columns.len()))
+    };
+    let line = |name: &str, rows: &[[f64; 6]]| {
+        let cells = COLUMNS.iter().enumerate().map(|(column, (_, digits))| {
+            let (mean, half) = around(&rows.iter().map(|row| row[column]).collect::<Vec<_>>());
+            format!("{mean:.digits$} ± {half:.digits$}")
+        });
+        format!("| {name} | {} |\n", cells.collect::<Vec<_>>().join(" | "))
+    };
+    let mut text = format!("{seeds} seeds, mean and 95 % interval over them:\n\n{}", head("method"));
+    names.iter().zip(found).for_each(|(name, rows)| text += &line(name, rows));
+    let own = names.iter().position(|name| name.starts_with("minillm")).unwrap_or(0);
+    text += &format!("\nMiniLLM minus the method, seed by seed:\n\n{}", head("method"));
+    for (n, (name, rows)) in names.iter().zip(found).enumerate() {
+        if n != own {
+            let pairs = found[own].iter().zip(rows);
+            let apart: Vec<[f64; 6]> = pairs.map(|(a, b)| std::array::from_fn(|c| a[c] - b[c])).collect();
+            text += &line(name, &apart);
+        }
+    }
+    text
+}
+
+/// The mean, and half the width of its 95 % interval.
+fn around(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let variance = values.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / (n - 1.0);
+    let t = values.len().checked_sub(2).map_or(f64::NAN, |at| T.get(at).copied().unwrap_or(1.96));
+    (mean, t * (variance / n).sqrt())
+}
+
+/// Says when a run has been looked at.
+struct Lines;
+
+impl Hears for Lines {
+    fn begins(&self, _: &str, _: &str) {}
+    fn progress(&self, _: &str, _: u64, _: u64) {}
+    fn preparing(&self, _: &str, _: &'static str, _: usize, _: usize) {}
+
+    fn evaluated(&self, run: &str, step: u64, rouge_l: f64) {
+        eprintln!("{run}: Rouge-L {rouge_l:.2} after update {step}");
+    }
+}

@@ -1,0 +1,44 @@
+//! Who is told how a run goes, and what.
+
+use std::time::Duration;
+
+/// Hears how a run goes.
+pub trait Watch {
+    /// An update is done.
+    fn update(&mut self, news: News<'_>);
+    /// An evaluation is done: name and value.
+    fn evaluated(&mut self, step: u64, values: &[(&'static str, f64)]);
+    /// A slow piece of work before the updates is so far.
+    fn preparing(&mut self, what: &'static str, done: usize, total: usize);
+}
+
+/// Hears nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Silent;
+
+impl Watch for Silent {
+    fn update(&mut self, _: News<'_>) {}
+    fn evaluated(&mut self, _: u64, _: &[(&'static str, f64)]) {}
+    fn preparing(&mut self, _: &'static str, _: usize, _: usize) {}
+}
+
+/// What there is to tell of an update.
+#[derive(Debug, Clone, Copy)]
+pub struct News<'a> {
+    /// Its number, and how many there will be.
+    pub step: u64,
+    /// All of them.
+    pub steps: u64,
+    /// The loss, a mean over tokens.
+    pub loss: f64,
+    /// Tokens learnt.
+    pub tokens: usize,
+    /// Since the previous update.
+    pub time: Duration,
+    /// Of it, what the update itself took.
+    pub work: Duration,
+    /// The same by its parts: sampling, scoring, reading, training.
+    pub stages: &'a [(&'static str, Duration)],
+    /// Why it was skipped, where it was.
+    pub skipped: Option<&'a str>,
+}

@@ -1,0 +1,163 @@
+//! The quickstart cut short: what it writes, what it answers, that it goes on where it was stopped; and the
+//! examples that stand on its task.
+
+#![expect(clippy::disallowed_methods, reason = "tests make their own files")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot set up its case fails")]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use retort::eval::rouge;
+use serde_json::Value;
+use support::{Answer, command, finish};
+
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// The quickstart with so few updates and rows that nothing is learnt.
+fn short(out: &Path, more: &[&str]) -> Answer {
+    let mut arguments =
+        vec!["quickstart", "--out", out.to_str().unwrap(), "--held-out", "16", "--json", "--dtype", "f32"];
+    for setting in ["train.steps=2", "train.eval_every=2", "train.batch=8", "eval.prompts=8"] {
+        arguments.extend(["--set", setting]);
+    }
+    arguments.extend(more);
+    finish(command(&arguments), LIMIT)
+}
+
+fn object(answer: &Answer) -> Value {
+    assert_eq!(answer.code, 0, "{}", answer.err);
+    serde_json::from_str(answer.out.lines().last().unwrap()).unwrap()
+}
+
+fn rows(file: &Path) -> Vec<Value> {
+    std::fs::read_to_string(file).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn everything_is_written_and_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("qs");
+    let first = object(&short(&out, &[]));
+    let models = first["models"].as_array().unwrap();
+    let names: Vec<&str> = models.iter().map(|m| m["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["teacher", "sft", "kd", "seqkd", "minillm"]);
+    for model in models {
+        assert!(Path::new(model["path"].as_str().unwrap()).join("config.json").exists(), "{model}");
+        for key in ["params", "rouge_l", "exact_match", "valid", "reverse_kl", "exposure"] {
+            assert!(model[key].is_number(), "{key} of {model}");
+        }
+    }
+    let (teacher, student) = (&models[0], &models[4]);
+    assert!(teacher["params"].as_u64() > Some(10 * student["params"].as_u64().unwrap()));
+    assert!(teacher["reverse_kl"].as_f64().unwrap().abs() < 1e-9 && teacher["exposure"] == 0.0);
+    assert!(Path::new(first["report"].as_str().unwrap()).exists());
+
+    // Rows with replies are the first of the prompts; nothing held out is learnt.
+    let (learnt, prompts) = (rows(&out.join("data/train.jsonl")), rows(&out.join("data/prompts.jsonl")));
+    assert!(
+        learnt.iter().zip(&prompts).all(|(a, b)| a["prompt"] == b["prompt"]) && learnt.len() < prompts.len()
+    );
+    let held = PathBuf::from(first["held_out"].as_str().unwrap());
+    assert!(rows(&held).iter().all(|row| !prompts.iter().any(|p| p["prompt"] == row["prompt"])));
+
+    // The table's Rouge-L is that of what `generate` replies.
+    let path = student["path"].as_str().unwrap();
+    let said = finish(
+        command(&[
+            "generate",
+            "--model",
+            path,
+            "--input",
+            held.to_str().unwrap(),
+            "--json",
+            "--dtype",
+            "f32",
+        ]),
+        LIMIT,
+    );
+    assert_eq!(said.code, 0, "{}", said.err);
+    let scores: Vec<f64> = said
+        .out
+        .lines()
+        .zip(rows(&held))
+        .map(|(line, row)| {
+            let reply: Value = serde_json::from_str(line).unwrap();
+            let references: Vec<&str> =
+                row["response"].as_array().unwrap().iter().map(|r| r.as_str().unwrap()).collect();
+            100.0 * rouge::best(&references, reply["response"].as_str().unwrap()).unwrap()
+        })
+        .collect();
+    let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+    assert!((mean - student["rouge_l"].as_f64().unwrap()).abs() < 1e-9, "{mean} and {}", student["rouge_l"]);
+
+    // A second call trains nothing and finds the same.
+    let stamp = |run: &str| {
+        std::fs::metadata(out.join(run).join("final/model.safetensors")).unwrap().modified().unwrap()
+    };
+    let before = stamp("runs/minillm");
+    let second = object(&short(&out, &[]));
+    assert_eq!(before, stamp("runs/minillm"));
+    for (a, b) in models.iter().zip(second["models"].as_array().unwrap()) {
+        assert_eq!((&a["rouge_l"], &a["exposure"]), (&b["rouge_l"], &b["exposure"]));
+    }
+}
+
+#[test]
+fn another_ones_folder_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("thesis.txt"), "years of work").unwrap();
+    let answer = short(dir.path(), &[]);
+    assert_eq!((answer.code, answer.out.as_str()), (2, ""));
+    assert!(answer.err.contains("--out"), "{}", answer.err);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+/// An example that `cargo test` has built.
+fn example(name: &str) -> Command {
+    let programs = std::env::current_exe().unwrap();
+    let mut command = Command::new(programs.parent().unwrap().join("../examples").join(name));
+    command.env("OMP_NUM_THREADS", "1");
+    command
+}
+
+#[test]
+fn a_policy_of_ones_own_is_trained() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = example("custom_policy");
+    command.arg(dir.path());
+    let answer = finish(command, LIMIT);
+    assert_eq!(answer.code, 0, "{}", answer.err);
+    let first = &rows(&dir.path().join("run/metrics.jsonl"))[0];
+    let loss = |name: &str| first[name].as_f64().unwrap_or_else(|| panic!("{name} is not in {first}"));
+    assert!((loss("loss") - 0.5 * (loss("forward-kl") + loss("reverse-kl"))).abs() < 1e-6);
+    assert!(dir.path().join("run/final/config.json").exists());
+}
+
+#[test]
+fn directions_are_compared() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = example("kl_directions");
+    command.arg(dir.path()).args(["4", "4"]);
+    let answer = finish(command, LIMIT);
+    assert_eq!(answer.code, 0, "{}", answer.err);
+    let found: Value =
+        serde_json::from_slice(&std::fs::read(dir.path().join("directions.json")).unwrap()).unwrap();
+    let fit = |name: &str| {
+        let all = found["gaussians"].as_array().unwrap();
+        let fit = all.iter().find(|fit| fit["objective"] == name).unwrap();
+        (fit["mean"].as_f64().unwrap(), fit["deviation"].as_f64().unwrap())
+    };
+    // Forward KL has the mixture's moments: mean -0.32, variance 0.6 (0.49 + 1.68^2) + 0.4 (0.81 + 2.52^2).
+    let (mean, deviation) = fit("forward KL");
+    assert!((mean + 0.32).abs() < 0.02 && (deviation - 4.8516_f64.sqrt()).abs() < 0.02, "{mean} {deviation}");
+    // Reverse KL, and samples of its gradient, take the heavier mode.
+    for name in ["reverse KL", "MiniLLM"] {
+        let (mean, deviation) = fit(name);
+        assert!((mean + 2.0).abs() < 0.15 && (deviation - 0.7).abs() < 0.15, "{name}: {mean} {deviation}");
+    }
+    assert_eq!(found["models"].as_array().unwrap().len(), 7);
+    assert!(dir.path().join("directions.html").exists() && dir.path().join("gaussians.svg").exists());
+}
