@@ -35,6 +35,7 @@ Examples:
   retort gap --teacher T --student S --input rows.jsonl how far S is from T on these responses
   retort distill run.toml --out runs/one                train a student
   retort eval --model MODEL --input rows.jsonl --metrics rouge_l,perplexity
+  retort report runs/one runs/two                       a page that shows both
   retort import model.gguf --out MODEL                  a Hugging Face folder from a GGUF file
 
 Exit codes:
@@ -69,6 +70,8 @@ pub enum Command {
     Eval(Eval),
     /// A conversation, line by line
     Chat(Chat),
+    /// A page that shows runs side by side
+    Report(Report),
     /// What a model folder holds, how far a run is, or what a config sets
     Inspect(Inspect),
     /// A Hugging Face folder from a GGUF file
@@ -107,6 +110,25 @@ pub struct Inspect {
     /// A model (a folder, or org/name in the Hugging Face cache), a run directory, or a config (.toml)
     #[arg(value_name = "MODEL|RUN|CONFIG.toml")]
     pub what: String,
+}
+
+/// `retort report`.
+#[derive(Debug, Args)]
+#[command(long_about = "A page that shows runs side by side: one HTML file that opens offline.
+
+It has each run's last and best evaluation with intervals, the curves of all runs on shared axes, their
+replies to held-out prompts side by side, the settings in which they differ, and where their time went.
+Runs at work can be shown. With --json, one object says what was written: path, runs, sections.")]
+pub struct Report {
+    /// Run directories, as distill writes them
+    #[arg(value_name = "RUN", required = true)]
+    pub runs: Vec<PathBuf>,
+    /// The page to write
+    #[arg(long, value_name = "FILE.html", default_value = "report.html")]
+    pub out: PathBuf,
+    /// The teacher's replies, lines of generate --json, shown beside the students' to the same prompts
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub teacher_samples: Option<PathBuf>,
 }
 
 /// `retort import`.

@@ -16,6 +16,7 @@ mod machine;
 mod models;
 mod output;
 mod progress;
+mod report;
 mod score;
 
 use std::ffi::OsString;
@@ -68,6 +69,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Gap(args) => gap::run(args, common),
         Command::Eval(args) => eval::run(args, common),
         Command::Chat(args) => chat::run(args, common),
+        Command::Report(args) => report::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),
         Command::Import(args) => import::run(args, common),
         Command::Completions(args) => completions::run(args),
