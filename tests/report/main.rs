@@ -20,7 +20,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Runs it, whatever comes of it.
 fn retort(arguments: &[&str]) -> Answer {
     let answer = finish(command(arguments), LIMIT);
-    assert!(answer.peak < MOST_MEMORY, "{arguments:?} held {} bytes", answer.peak);
+    let (peak, seconds) = (answer.peak, answer.time.as_secs_f64());
+    assert!(peak < MOST_MEMORY, "{arguments:?} held {peak} bytes and took {seconds:.1} s");
     answer
 }
 

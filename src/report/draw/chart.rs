@@ -44,7 +44,8 @@ pub(super) fn draw(chart: &Chart) -> Drawing {
     canvas.text("title", (SPACE, LINE), Anchor::Start, whole - 2.0 * SPACE, &chart.title);
     let names: Vec<(usize, &str, Look)> =
         styles(chart).map(|(style, series)| (style, series.name.as_str(), series.look)).collect();
-    let after = legend(&mut canvas, &names, LINE + SPACE, whole);
+    let names = if names.len() > 1 || chart.named { &names[..] } else { &[] };
+    let after = legend(&mut canvas, names, LINE + SPACE, whole);
     let top = after + LINE + SPACE;
     let bottom = top + chart.height;
     let height = bottom + 2.0 * LINE + 4.0;
@@ -84,10 +85,9 @@ fn scales(chart: &Chart) -> Option<(Scale, Scale)> {
     Some((x, y))
 }
 
-/// The names of the series, in as many lines as they need; answers where the next thing may begin. A series
-/// that is alone needs no name.
-pub(super) fn legend(canvas: &mut Canvas, names: &[(usize, &str, Look)], top: f64, whole: f64) -> f64 {
-    if names.len() < 2 {
+/// The names of the series, in as many lines as they need; answers where the next thing may begin.
+fn legend(canvas: &mut Canvas, names: &[(usize, &str, Look)], top: f64, whole: f64) -> f64 {
+    if names.is_empty() {
         return top;
     }
     let (mut x, mut y) = (SPACE, top + 12.0);

@@ -141,17 +141,24 @@ pub struct Chart {
     series: Vec<Series>,
     width: f64,
     height: f64,
+    named: bool,
 }
 
 impl Chart {
     /// An empty one, narrow enough for a phone.
     pub fn new(title: impl Into<String>, x: Axis, y: Axis) -> Self {
-        Chart { title: title.into(), x, y, series: Vec::new(), width: NARROW, height: 150.0 }
+        Chart { title: title.into(), x, y, series: Vec::new(), width: NARROW, height: 150.0, named: false }
     }
 
     /// With one more series.
     pub fn with(mut self, series: Series) -> Self {
         self.series.push(series);
+        self
+    }
+
+    /// With a legend also where there is one series.
+    pub fn named(mut self) -> Self {
+        self.named = true;
         self
     }
 

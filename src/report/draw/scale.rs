@@ -71,7 +71,8 @@ impl Scale {
         }
         let (low, high) =
             if self.log { (10f64.powf(self.low), 10f64.powf(self.high)) } else { (self.low, self.high) };
-        let step = nice((high - low) / about.max(1) as f64);
+        // Rather some more than so few that nobody can read between them.
+        let step = nice((high - low) / (1.5 * about.max(1) as f64));
         let step = if self.whole { step.max(1.0) } else { step };
         let first = (low / step - 1e-9).ceil() as i64;
         let values: Vec<f64> =

@@ -55,6 +55,7 @@ fn series_are_told_apart() {
     assert_eq!(classes.len(), 10, "{classes:?}");
     assert_eq!(count(&drawing, "class=\"name\""), 10);
     assert_eq!(count(&chart().with(Series::line("a", [(0.0, 1.0)])).draw(), "class=\"name\""), 0);
+    assert_eq!(count(&chart().with(Series::line("a", [(0.0, 1.0)])).named().draw(), "class=\"name\""), 1);
     let styled = chart().with(Series::line("a", [(0.0, 1.0), (1.0, 2.0)]).styled(3)).draw();
     assert_eq!(count(&styled, "class=\"line s3 d3\""), 1);
 }

@@ -85,16 +85,19 @@ fn shared(runs: &[Run], key: &str, title: &str, unit: &str) -> Option<Drawing> {
         let series = Series::line(&run.name, points(run, key)?).styled(n);
         (!series.is_empty()).then_some(series)
     });
-    draw(series.collect(), title, unit)
+    // A schedule is known by its shape on a linear axis.
+    draw(series.collect(), title, unit, key != "lr", runs.len() > 1)
 }
 
-fn draw(series: Vec<Series>, title: &str, unit: &str) -> Option<Drawing> {
+/// The chart, whose series are named where there are `several` runs; None where nothing is to be drawn.
+fn draw(series: Vec<Series>, title: &str, unit: &str, may_log: bool, several: bool) -> Option<Drawing> {
     if series.is_empty() {
         return None;
     }
-    let wide = series.iter().all(|s| s.is_positive()) && spread(&series) > 300.0;
+    let wide = may_log && series.iter().all(Series::is_positive) && spread(&series) > 300.0;
     let y = if wide { Axis::log(format!("{unit}, logarithmic")) } else { Axis::new(unit) };
-    Some(series.into_iter().fold(Chart::new(title, Axis::new("update"), y), Chart::with).draw())
+    let chart = series.into_iter().fold(Chart::new(title, Axis::new("update"), y), Chart::with);
+    Some(if several { chart.named() } else { chart }.draw())
 }
 
 /// The greatest value over the least.
@@ -153,7 +156,7 @@ fn variance(runs: &[Run]) -> Section {
                 series.push(Series::line(name, curve.points.points()));
             }
         }
-        if let Some(drawing) = draw(series, title, unit) {
+        if let Some(drawing) = draw(series, title, unit, true, runs.len() > 1) {
             section = section.figure(&drawing, "");
         }
     }

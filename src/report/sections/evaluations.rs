@@ -8,7 +8,9 @@ use crate::report::run::{Evaluation, Run};
 /// One row: whose it is, which it is, what was found.
 struct Row<'a> {
     run: &'a Run,
-    which: String,
+    which: &'static str,
+    /// What it is best by.
+    by: Option<&'static str>,
     found: &'a Evaluation,
 }
 
@@ -23,7 +25,9 @@ pub(super) fn section(runs: &[Run]) -> Section {
     let mut table = Table::new(["run".to_string(), "evaluation".to_string()].into_iter().chain(heads));
     for row in &rows {
         let cells = columns.iter().map(|(key, _)| cell(key, row, &rows));
-        let names = [Cell::text(&row.run.name), Cell::text(&row.which)];
+        let by = row.by.map_or(String::new(), |by| format!(", by {by}"));
+        let which = Cell::text(row.which).note(format!("update {}{by}", row.found.step));
+        let names = [Cell::text(&row.run.name), which];
         table = table.row(names.into_iter().chain(cells));
     }
     let mut text = String::from("Below a number stands its 95 % interval, where there is one.");
@@ -37,14 +41,14 @@ fn rows(run: &Run) -> Vec<Row<'_>> {
     let Some(last) = &run.metrics.last else { return Vec::new() };
     let mut rows = Vec::new();
     if let Some((best, by)) = &run.metrics.best {
-        let by = by.replace('_', " ");
-        let also = if best.step == last.step { ", the last" } else { "" };
-        rows.push(Row { run, which: format!("best by {by}{also} (update {})", best.step), found: best });
+        let by = Some(if *by == "rouge_l" { "Rouge-L" } else { "cross-entropy" });
+        let which = if best.step == last.step { "best and last" } else { "best" };
+        rows.push(Row { run, which, by, found: best });
         if best.step == last.step {
             return rows;
         }
     }
-    rows.push(Row { run, which: format!("last (update {})", last.step), found: last });
+    rows.push(Row { run, which: "last", by: None, found: last });
     rows
 }
 

@@ -32,7 +32,7 @@ fn overview(runs: &[Run]) -> Section {
         Table::new(["run", "policy", "student", "teacher", "updates", "tokens learnt", "skipped"]);
     for run in runs {
         let told = run.config.as_ref();
-        let text = |text: Option<&str>| text.map_or_else(Cell::none, Cell::text);
+        let text = |text: Option<&str>| Cell::text(text.unwrap_or("\u{2013}"));
         let of = match told.map(|c| (c.steps, c.epochs)) {
             Some((Some(steps), _)) => Some(format!("of {}", count(steps as f64))),
             Some((_, Some(epochs))) => Some(format!("{epochs} epochs")),

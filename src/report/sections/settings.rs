@@ -33,17 +33,26 @@ fn of_several(told: &[(&Run, &Told)]) -> Section {
     }
     let values = |key: &str| told.iter().map(|(_, told)| told.get(key).map(String::from)).collect::<Vec<_>>();
     let section = Section::new("Settings that differ");
-    let heads = ["setting".to_string()].into_iter().chain(told.iter().map(|(run, _)| run.name.clone()));
-    let mut table = Table::new(heads);
-    for key in &keys {
-        let values = values(key);
-        if values.iter().collect::<BTreeSet<_>>().len() > 1 {
-            let cell = |value: Option<String>| value.map_or_else(|| Cell::text("\u{2013}"), Cell::text);
-            table = table.row([Cell::text(*key)].into_iter().chain(values.into_iter().map(cell)));
-        }
+    let heads = || ["setting".to_string()].into_iter().chain(told.iter().map(|(run, _)| run.name.clone()));
+    let differ = keys
+        .iter()
+        .map(|key| (*key, values(key)))
+        .filter(|(_, values)| values.iter().collect::<BTreeSet<_>>().len() > 1);
+    // What a policy of its own has, or a run with a teacher, is no choice between two values.
+    let (shared, own): (Vec<_>, Vec<_>) = differ.partition(|(_, values)| values.iter().all(Option::is_some));
+    let table = |lines: Vec<(&str, Vec<Option<String>>)>| {
+        lines.into_iter().fold(Table::new(heads()), |table, (key, values)| {
+            let cells = values.into_iter().map(|value| Cell::text(value.as_deref().unwrap_or("\u{2013}")));
+            table.row([Cell::text(key)].into_iter().chain(cells))
+        })
+    };
+    let section = match (shared.is_empty(), own.is_empty()) {
+        (true, true) => return section.paragraph("The runs have the same settings."),
+        (true, false) => section.paragraph("What all runs have they have in common."),
+        _ => section.table(table(shared)),
+    };
+    if own.is_empty() {
+        return section;
     }
-    if table.is_empty() {
-        return section.paragraph("The runs have the same settings.");
-    }
-    section.paragraph(format!("Of {} settings.", keys.len())).table(table)
+    section.folded(Section::new("Settings that some of the runs do not have").table(table(own)))
 }

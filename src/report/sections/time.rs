@@ -40,8 +40,8 @@ pub(super) fn section(runs: &[Run]) -> Section {
         let head = [Cell::text(&run.name), Cell::number(total / unit, 2).strong()];
         table = table.row(head.into_iter().chain(parts).chain([rate]));
     }
-    let says = "From the first update to the last evaluation. The rest is what no stage counts: checkpoints and \
-                best models being written.";
+    let says = "From the first update to the last evaluation. The rest is what no stage counts: models being written, \
+                the gradient's variance being measured.";
     section.paragraph(says).figure(&bars.draw(), "").table(table)
 }
 
