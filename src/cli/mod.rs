@@ -17,6 +17,7 @@ mod models;
 mod output;
 mod progress;
 mod quickstart;
+mod report;
 mod score;
 
 use std::ffi::OsString;
@@ -69,6 +70,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Gap(args) => gap::run(args, common),
         Command::Eval(args) => eval::run(args, common),
         Command::Chat(args) => chat::run(args, common),
+        Command::Report(args) => report::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),
         Command::Import(args) => import::run(args, common),
         Command::Quickstart(args) => quickstart::run(args, common),

@@ -35,6 +35,7 @@ use crate::checkpoint::{Checkpoint, RunDir, State};
 use crate::config::{Length, RunConfig, Train};
 use crate::error::{Cause, Error, Result};
 use crate::optim::{Course, Optimizer, Outcome, Settings, Shape};
+use crate::report;
 use crate::signal;
 use crate::weights::Dtype;
 use evaluate::Evaluation;
@@ -344,6 +345,7 @@ impl Loop {
 
     /// Writes what the run is for.
     fn finish(&mut self, options: &Options) -> Result<()> {
+        report::leave(self.dir.folder());
         self.write_model("final", options.write)?;
         if self.state.skipped > 0 {
             tracing::warn!("{} updates were skipped: numbers were not finite", self.state.skipped);

@@ -223,7 +223,8 @@ fn replies(config: &RunConfig, parts: &Parts, batch: usize) -> Result<Replies> {
 }
 
 fn writes(config: &RunConfig) -> Vec<String> {
-    let mut all = vec!["config.toml", "metrics.jsonl", "cache/", "checkpoints/step-N/", "final/"];
+    let mut all =
+        vec!["config.toml", "metrics.jsonl", "cache/", "checkpoints/step-N/", "final/", "report.html"];
     if !config.settings.data.valid.is_empty() && config.settings.train.eval_every > 0 {
         all.push("best/");
         if config.settings.eval.prompts > 0 {
