@@ -1,22 +1,22 @@
 //! `--metrics judge`: replies beside references, rated by another model.
 
-use super::Found;
+use std::sync::Arc;
+
+use serde_json::json;
+
 use super::args::JudgeArgs;
 use super::given::Texts;
 use super::measure::Replies;
+use super::{Found, Metric};
 use crate::cli::args::Common;
+use crate::cli::progress::Progress;
 use crate::error::{Error, Result};
-
-/// Where the key of the judge is read from.
-#[cfg(feature = "judge")]
-const KEY: &str = "RETORT_JUDGE_KEY";
+use crate::eval::judge::{Asker, Case, Kept, judge};
 
 /// Refuses a judge that this binary, or these arguments, do not have.
 pub(super) fn check(args: &JudgeArgs) -> Result<()> {
     if cfg!(not(feature = "judge")) {
-        return Err(Error::user("this binary has no judge")
-            .field("judge")
-            .advice("build it in: cargo build --release --features judge"));
+        return Err(not_built_in());
     }
     let missing = [
         ("--judge-url", args.judge_url.is_none()),
@@ -31,35 +31,20 @@ pub(super) fn check(args: &JudgeArgs) -> Result<()> {
     }
 }
 
-#[cfg(not(feature = "judge"))]
-pub(super) fn measure(args: &JudgeArgs, _: &Common, _: &Replies, _: &Texts) -> Result<Found> {
-    check(args)?;
-    Err(Error::bug("a judge without its feature"))
+fn not_built_in() -> Error {
+    Error::user("this binary has no judge")
+        .field("judge")
+        .advice("build it in: cargo build --release --features judge")
 }
 
-#[cfg(feature = "judge")]
+/// What the judge makes of the replies.
 pub(super) fn measure(args: &JudgeArgs, common: &Common, replies: &Replies, texts: &Texts) -> Result<Found> {
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    use serde_json::json;
-
-    use super::Metric;
-    use crate::cli::progress::Progress;
-    use crate::eval::judge::{Asker, Case, Endpoint, Kept, Patience, Shown, judge};
-
     check(args)?;
     let (Some(url), Some(model), Some(file)) = (&args.judge_url, &args.judge_model, &args.judge_answers)
     else {
         return Err(Error::bug("a judge that is nowhere"));
     };
-    let patience = Patience {
-        timeout: Duration::from_secs(args.judge_timeout as u64),
-        retries: args.judge_retries.min(100) as u32,
-        pause: Duration::from_millis(500),
-    };
-    let key = std::env::var(KEY).ok().filter(|key| !key.is_empty());
-    let endpoint = Endpoint::new(url, model, key, patience)?;
+    let ask = asker(args, url, model)?;
     let case = |row: usize| Case {
         question: texts.asked[row].clone().unwrap_or_default(),
         gold: texts.references[row].first().cloned().unwrap_or_default(),
@@ -67,7 +52,6 @@ pub(super) fn measure(args: &JudgeArgs, common: &Common, replies: &Replies, text
     };
     let cases: Vec<Case> = (0..texts.asked.len()).map(case).collect();
     let mut kept = Kept::open(file, model)?;
-    let ask: Arc<Asker> = Arc::new(move |shown: &Shown| endpoint.ask(shown));
     let all = 2 * replies.seeds.len() * cases.len();
     let mut progress = Progress::new("answers of the judge", all, common.quiet);
     let found = judge(&cases, &mut kept, &ask, usize::from(args.judge_at_once), &mut |n| progress.add(n))?;
@@ -83,4 +67,26 @@ pub(super) fn measure(args: &JudgeArgs, common: &Common, replies: &Replies, text
         judged.beside.insert(name.into(), json!(count));
     }
     Ok(judged)
+}
+
+#[cfg(not(feature = "judge"))]
+fn asker(_: &JudgeArgs, _: &str, _: &str) -> Result<Arc<Asker>> {
+    Err(not_built_in())
+}
+
+/// The endpoint; its key comes from the environment and goes nowhere else.
+#[cfg(feature = "judge")]
+fn asker(args: &JudgeArgs, url: &str, model: &str) -> Result<Arc<Asker>> {
+    use std::time::Duration;
+
+    use crate::eval::judge::{Endpoint, Patience};
+
+    let patience = Patience {
+        timeout: Duration::from_secs(args.judge_timeout as u64),
+        retries: args.judge_retries.min(100) as u32,
+        pause: Duration::from_millis(500),
+    };
+    let key = std::env::var("RETORT_JUDGE_KEY").ok().filter(|key| !key.is_empty());
+    let endpoint = Endpoint::new(url, model, key, patience)?;
+    Ok(Arc::new(move |shown| endpoint.ask(shown)))
 }
