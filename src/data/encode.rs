@@ -142,6 +142,33 @@ impl<'t> Encoder<'t> {
     }
 }
 
+impl Row {
+    /// What is asked, as a person would read it, without a template: None of rows that ask nothing.
+    ///
+    /// ```
+    /// use retort::data::Row;
+    /// let row = Row::Instruction { instruction: "Add.".into(), input: "1 and 2".into(), responses: vec![] };
+    /// assert_eq!(row.question().as_deref(), Some("Add.\n1 and 2"));
+    /// ```
+    pub fn question(&self) -> Option<String> {
+        match self {
+            Row::Text(_) | Row::Ids { .. } => None,
+            Row::Chat(messages) => match before_reply(messages) {
+                [only] => Some(only.content.clone()),
+                all => {
+                    let turns: Vec<String> =
+                        all.iter().map(|m| format!("{}: {}", m.role, m.content)).collect();
+                    Some(turns.join("\n\n"))
+                }
+            },
+            other => {
+                let (instruction, input) = instruction(other);
+                Some(if input.is_empty() { instruction } else { format!("{instruction}\n{input}") })
+            }
+        }
+    }
+}
+
 /// The turns before the reply.
 fn turns(row: &Row) -> Vec<Message> {
     match row {

@@ -1,10 +1,9 @@
-//! How sure a mean over rows is: percentile bootstrap intervals, and a test of two systems on the same rows.
+//! How sure a mean over rows is: percentile bootstrap intervals.
 //!
 //! Rows are drawn again with replacement, each with all its numbers together, and the statistic is computed
 //! of each draw; the interval goes from its 2.5th to its 97.5th percentile (linear between neighbours, as
 //! numpy has it). What several seeds gave for a row is averaged first: seeds of one prompt are no
-//! independent rows. The p-value is that of the paired permutation test: under the hypothesis that the
-//! systems are alike, each row's difference may as well have the other sign.
+//! independent rows. Two systems are compared in [`per_row`](super::per_row).
 //!
 //! Draws depend on `(seed, resample, row)` alone.
 
@@ -13,17 +12,11 @@ use rand::Rng;
 use crate::error::{Error, Result};
 use crate::seed::{Stream, generator};
 
-/// Resamples of an interval, and random signs of a test.
+/// Resamples of an interval, and random choices of a test.
 pub const RESAMPLES: usize = 10_000;
-
-/// Up to so many rows a test looks at every choice of signs.
-const ENUMERATED: usize = 13;
 
 /// The share of resamples below an interval, and above it.
 const TAIL: f64 = 0.025;
-
-/// Where the signs of a test are drawn from, apart from the resamples.
-const SIGNS: u64 = 1 << 63;
 
 /// A number with its 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -118,58 +111,12 @@ pub fn over_seeds(seeds: &[Vec<f64>]) -> Vec<f64> {
     (0..rows).map(|row| seeds.iter().map(|s| s[row]).sum::<f64>() / seeds.len() as f64).collect()
 }
 
-/// Two systems on the same rows.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Paired {
-    /// The first minus the second, with its interval over resampled rows.
-    pub difference: Estimate,
-    /// How likely a difference of this size, of either sign, is if the systems are alike.
-    pub p: f64,
-}
-
-/// Compares two systems by a number a row of each.
-pub fn paired(a: &[f64], b: &[f64], seed: u64) -> Result<Paired> {
-    if a.len() != b.len() {
-        return Err(Error::bug("two systems on different rows").expected(a.len()).found(b.len()));
-    }
-    let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| a - b).collect();
-    Ok(Paired { difference: mean(&differences, seed)?, p: permutation(&differences, seed) })
-}
-
-/// The share of choices of signs whose sum is as far from 0 as the sum that was seen, or farther: of all of
-/// them where rows are few; else of random ones, what was seen counted in, so that p is never 0.
-fn permutation(differences: &[f64], seed: u64) -> f64 {
-    let n = differences.len();
-    let size: f64 = differences.iter().map(|d| d.abs()).sum();
-    // Sums of the same numbers in another order differ in their rounding.
-    let seen = differences.iter().sum::<f64>().abs() - 1e-12 * size;
-    let far = |negative: &mut dyn FnMut(usize) -> bool| {
-        let signed = differences.iter().enumerate().map(|(row, d)| if negative(row) { -d } else { *d });
-        signed.sum::<f64>().abs() >= seen
-    };
-    if n <= ENUMERATED {
-        let all = 1u64 << n;
-        return (0..all).filter(|signs| far(&mut |row| signs >> row & 1 == 1)).count() as f64 / all as f64;
-    }
-    let random = |n: &u64| {
-        let mut random = generator(seed, Stream::Bootstrap, SIGNS | n, 0);
-        let mut bits = 0;
-        far(&mut |row| {
-            if row % 64 == 0 {
-                bits = random.next_u64();
-            }
-            bits >> (row % 64) & 1 == 1
-        })
-    };
-    let found = (0..RESAMPLES as u64).filter(random).count();
-    (1 + found) as f64 / (1 + RESAMPLES) as f64
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::eval::per_row::{PerRow, paired};
 
     /// Six rows have 6^6 resamples: the ends cut off the tails of the exact distribution, as far as ten
     /// thousand draws can tell (four standard errors of a share of 2.5 %).
@@ -206,20 +153,6 @@ mod tests {
         );
     }
 
-    #[test]
-    fn signs_are_enumerated_exactly() {
-        let p = |d: &[f64]| permutation(d, 1);
-        assert_eq!(p(&[1.0, 1.0, 1.0]), 2.0 / 8.0);
-        assert_eq!(p(&[3.0, -1.0, 2.0]), 4.0 / 8.0, "6 and 4, of either sign");
-        assert_eq!(p(&[0.0, 0.0]), 1.0);
-        assert_eq!(p(&[0.1; 10]), 2.0 / 1024.0, "ten tenths are one, in any order");
-        let same = paired(&[1.0, 2.0], &[1.0, 2.0], 1).unwrap();
-        assert_eq!((same.p, same.difference.low, same.difference.high), (1.0, 0.0, 0.0));
-        let clear: Vec<f64> = (0..60).map(|n| 1.0 + f64::from(n % 7)).collect();
-        assert_eq!(p(&clear), 1.0 / 10_001.0, "no random signs go so far");
-        assert!(paired(&[1.0], &[1.0, 2.0], 1).is_err());
-    }
-
     /// numpy's own resampling, far more often (`tests/golden/make_statistics.py`). How far the ends of ten
     /// thousand draws may be off: four standard errors of a percentile, sqrt(p (1 - p) / B) / density,
     /// with the density of the normal distribution that the mean of many rows is near to.
@@ -239,7 +172,8 @@ mod tests {
                 let theirs = case[key].as_f64().unwrap();
                 assert!((ours - theirs).abs() < within, "{key}: {ours}, numpy's {theirs}, within {within}");
             }
-            let (p, theirs) = (paired(&a, &b, 1).unwrap().p, case["p"].as_f64().unwrap());
+            let compared = paired(&PerRow::mean(a), &PerRow::mean(b), 1).unwrap().unwrap();
+            let (p, theirs) = (compared.p, case["p"].as_f64().unwrap());
             let within = 4.0 * (theirs * (1.0 - theirs) / draws).sqrt() + 1.0 / draws;
             assert!((p - theirs).abs() < within, "p {p}, numpy's {theirs}, within {within}");
         }

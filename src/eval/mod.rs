@@ -6,6 +6,8 @@
 pub mod bootstrap;
 pub mod calibration;
 pub mod exposure;
+pub mod judge;
+pub mod per_row;
 pub mod perplexity;
 pub mod replies;
 pub mod rouge;

@@ -19,7 +19,8 @@ const FLAGS: [(&str, &str); 9] = [
     (
         "eval",
         "--model --teacher --responses --input --metrics --seeds --template --output --max-new-tokens \
-         --min-new-tokens --temperature --top-k --top-p --no-repeat-ngram --greedy --seed --batch --lmops",
+         --min-new-tokens --temperature --top-k --top-p --no-repeat-ngram --greedy --seed --batch --lmops \
+         --against --judge-url --judge-model --judge-answers --judge-timeout --judge-retries --judge-at-once",
     ),
     ("chat", "--model --template --greedy --temperature --seed"),
     ("inspect", ""),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Answer, MOST_MEMORY, command, finish, fixture};
 
-fn retort(arguments: &[&str]) -> Answer {
+pub fn retort(arguments: &[&str]) -> Answer {
     let answer = finish(command(arguments), Duration::from_secs(120));
     let (seconds, peak) = (answer.time.as_secs_f64(), answer.peak);
     assert!(peak < MOST_MEMORY, "{arguments:?} held {peak} bytes and took {seconds:.1} s");
@@ -16,29 +16,30 @@ fn retort(arguments: &[&str]) -> Answer {
 }
 
 /// Runs `eval`, and answers its object.
-fn eval(arguments: &[&str]) -> Value {
+pub fn eval(arguments: &[&str]) -> Value {
     let answer = retort(&[&["eval", "--dtype", "f32", "--json"], arguments].concat());
     assert_eq!(answer.code, 0, "{arguments:?}: {}", answer.err);
     assert_eq!(answer.out.lines().count(), 1, "{}", answer.out);
     serde_json::from_str(&answer.out).unwrap()
 }
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn lines(text: &str) -> Vec<Value> {
+pub fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn llama() -> PathBuf {
+pub fn llama() -> PathBuf {
     fixture("score/llama")
 }
 
-fn rows() -> PathBuf {
+pub fn rows() -> PathBuf {
     fixture("score/llama/rows_prompt.jsonl")
 }
 
+const METRICS: [&str; 5] = ["rouge_l", "exact_match", "distinct_4", "eos_rate", "length"];
 const OF_REPLIES: &str = "rouge_l,exact-match,distinct_4,eos_rate,length";
 
 /// The same replies, made on the way and read from a file; two seeds are two samples a row.
@@ -65,8 +66,10 @@ fn replies_are_those_of_generate() {
     );
     assert_eq!(read, made);
     let keys: Vec<&str> = read.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(keys, ["rouge_l", "exact_match", "distinct_4", "eos_rate", "length"]);
-    for key in keys {
+    assert_eq!(keys.iter().filter(|k| !k.ends_with("_by_length")).copied().collect::<Vec<_>>(), METRICS);
+    let by_length = ["rouge_l", "exact_match", "eos_rate", "length"].map(|m| format!("{m}_by_length"));
+    assert_eq!(keys.iter().filter(|k| k.ends_with("_by_length")).collect::<Vec<_>>(), by_length.each_ref());
+    for key in METRICS {
         let numbers = ["low", "mean", "high"].map(|name| read[key][name].as_f64().unwrap());
         assert!(numbers.is_sorted() && read[key]["n"] == 6, "{key}: {read}");
     }
@@ -246,7 +249,8 @@ fn mistakes_are_one_line() {
     }
     // A table for people.
     let answer = retort(&["eval", "--responses", six, "--input", rows, "--metrics", "rouge_l,length"]);
-    assert!(answer.code == 0 && answer.out.lines().count() == 3, "{}{}", answer.out, answer.err);
+    assert!(answer.code == 0 && answer.out.lines().count() == 7, "{}{}", answer.out, answer.err);
+    assert!(answer.out.contains("\n\nby reference  0-5 words ("), "{}", answer.out);
     assert!(
         answer.out.starts_with("metric   mean    95 % interval") && answer.out.contains("length   1.0000")
     );

@@ -151,9 +151,11 @@ The answer is one object, a key a metric, each {\"mean\", \"low\", \"high\", \"n
   perplexity    of the rows' responses; with --teacher its own beside it, and the gap in nats a token
   exposure      ExAccErr in percent at the greatest length, and its curve (needs --teacher)
   ece           calibration on rows with choices and answer, over 10 equal bins of confidence
-Rows are resampled, what the seeds gave for a row averaged first; of distinct_4 subsamples.
---responses scores the replies of a file (lines as generate writes them, in the order of --input): of them
-rouge_l, exact_match and length need response alone, distinct_4 ids, eos_rate finish.")]
+  judge         another model's scores of the replies, x 100 over those of the references (--judge-url)
+Rows are resampled, what the seeds gave for a row averaged first. Beside a metric of rows stands the same
+by words of the reference; with --against the other's, the difference and its p-value. --responses scores
+the replies of a file (lines as generate writes them, in the order of --input): of them rouge_l, exact_match,
+length and judge need response alone, distinct_4 ids, eos_rate finish.")]
 pub struct Eval {
     /// The model: a folder, or org/name in the Hugging Face cache
     #[arg(long, value_name = "MODEL", required_unless_present = "responses")]
@@ -185,9 +187,9 @@ pub struct Eval {
     /// Prompts that are decoded together
     #[arg(long, default_value = "32", value_name = "N", value_parser = at_least_one)]
     pub batch: usize,
-    /// Measure exposure as the reference code of MiniLLM does
-    #[arg(long)]
-    pub lmops: bool,
+    /// What else there is to compare with.
+    #[command(flatten)]
+    pub more: crate::cli::eval::args::More,
 }
 
 /// `retort chat`.

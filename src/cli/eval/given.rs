@@ -4,6 +4,7 @@ use super::{Arguments, Metric};
 use crate::cli::models::{Loaded, Use, rejects_of};
 use crate::data::{self, Encoded, Encoder, Row, Schema};
 use crate::error::{Error, Result};
+use crate::eval::text_metrics::length;
 
 /// What is needed of every row.
 #[derive(Debug)]
@@ -15,7 +16,31 @@ pub(super) struct Given {
     /// A row for each choice, and which one is right.
     pub questions: Vec<(Vec<Encoded>, usize)>,
     /// What replies are compared with.
+    pub texts: Texts,
+}
+
+/// What of the rows is there without a model.
+#[derive(Debug)]
+pub(super) struct Texts {
+    /// The references of each row.
     pub references: Vec<Vec<String>>,
+    /// What each row asks, where it asks something.
+    pub asked: Vec<Option<String>>,
+}
+
+impl Texts {
+    fn of(rows: &[Row]) -> Self {
+        let references = |row: &Row| row.references().into_iter().map(String::from).collect();
+        Texts {
+            references: rows.iter().map(references).collect(),
+            asked: rows.iter().map(Row::question).collect(),
+        }
+    }
+
+    /// The words of each row's first reference.
+    pub fn words(&self) -> Vec<Option<usize>> {
+        self.references.iter().map(|all| all.first().map(|text| length(text))).collect()
+    }
 }
 
 /// A row as it was taken.
@@ -40,15 +65,11 @@ pub(super) fn read(
             Some(encoder) => encoder,
             none => none.insert(model.encoder(&args.rows.template, schema)?),
         };
-        check_references(metrics, row)?;
+        check_texts(metrics, row)?;
         reading.row(encoder, row)
     })?;
-    let mut given = Given {
-        prompts: Vec::new(),
-        whole: Vec::new(),
-        questions: Vec::new(),
-        references: references_of(&rows),
-    };
+    let mut given =
+        Given { prompts: Vec::new(), whole: Vec::new(), questions: Vec::new(), texts: Texts::of(&rows) };
     for row in taken {
         given.prompts.push(row.prompt);
         given.whole.extend(row.whole);
@@ -57,15 +78,15 @@ pub(super) fn read(
     Ok(given)
 }
 
-/// The references of rows whose replies are there already.
-pub(super) fn references(args: &Arguments, metrics: &[Metric]) -> Result<Vec<Vec<String>>> {
+/// The texts of rows whose replies are there already.
+pub(super) fn texts(args: &Arguments, metrics: &[Metric]) -> Result<Texts> {
     if args.rows.skip_invalid {
         return Err(Error::user("rows cannot be passed over where replies were made to them")
             .field("--skip-invalid")
             .advice("leave it out: the n-th reply is that to the n-th row"));
     }
-    let (rows, _) = rows(args, &mut |_, row| check_references(metrics, row))?;
-    Ok(references_of(&rows))
+    let (rows, _) = rows(args, &mut |_, row| check_texts(metrics, row))?;
+    Ok(Texts::of(&rows))
 }
 
 fn rows<T>(
@@ -81,15 +102,16 @@ fn rows<T>(
     Ok((read.rows, made))
 }
 
-fn references_of(rows: &[Row]) -> Vec<Vec<String>> {
-    rows.iter().map(|row| row.references().into_iter().map(String::from).collect()).collect()
-}
-
-fn check_references(metrics: &[Metric], row: &Row) -> Result<()> {
+fn check_texts(metrics: &[Metric], row: &Row) -> Result<()> {
     match metrics.iter().find(|metric| metric.needs_references()) {
         Some(metric) if row.references().is_empty() => Err(Error::data("a row without a reference")
             .field("response")
             .advice(format!("{} compares replies with references", metric.name()))),
+        _ if metrics.contains(&Metric::Judge) && row.question().is_none() => {
+            Err(Error::data("a row that asks nothing")
+                .field("prompt")
+                .advice("a judge is shown what was asked"))
+        }
         _ => Ok(()),
     }
 }

@@ -2,16 +2,17 @@
 
 use serde_json::{Value, json};
 
-use super::given::Given;
+use super::given::{Given, Texts};
 use super::{Arguments, Found, Metric, SEED, object};
 use crate::cli::args::Common;
 use crate::cli::models::Loaded;
 use crate::cli::progress::Progress;
 use crate::decode::Sampling;
 use crate::error::{Error, Result};
-use crate::eval::bootstrap::{mean, over_seeds};
+use crate::eval::bootstrap::over_seeds;
 use crate::eval::calibration::{BINS, Judged, calibration_error};
 use crate::eval::exposure::{Pair, Settings, exposure};
+use crate::eval::per_row::PerRow;
 use crate::eval::perplexity::{costs, perplexity};
 use crate::eval::replies::{Answer, answers};
 use crate::eval::{rouge, text_metrics};
@@ -28,37 +29,36 @@ pub(super) struct Replies {
 
 impl Replies {
     /// A metric of replies.
-    pub fn measure(&self, metric: Metric, references: &[Vec<String>]) -> Result<Found> {
+    pub fn measure(&self, metric: Metric, texts: &Texts) -> Result<Found> {
+        let references = &texts.references;
         let share = |yes: bool| f64::from(u8::from(yes));
-        let estimate = match metric {
+        let rows = match metric {
             Metric::RougeL => {
-                self.by_row(|answer, row| 100.0 * rouge::best(&references[row], &answer.text).unwrap_or(0.0))?
+                self.by_row(|answer, row| 100.0 * rouge::best(&references[row], &answer.text).unwrap_or(0.0))
             }
             Metric::ExactMatch => self.by_row(|answer, row| {
                 share(text_metrics::exact_match(&references[row], &answer.text) == Some(true))
-            })?,
-            Metric::EosRate => self.by_row(|answer, _| share(answer.ended))?,
-            Metric::Length => self.by_row(|answer, _| text_metrics::length(&answer.text) as f64)?,
-            _ => {
-                let pooled: Vec<Vec<&[u32]>> = self
-                    .seeds
-                    .iter()
-                    .map(|answers| answers.iter().map(|a| a.ids.as_slice()).collect())
-                    .collect();
-                text_metrics::distinct_4(&pooled, SEED)?.ok_or_else(|| {
-                    Error::data("there is nothing to count")
-                        .field("distinct_4")
-                        .expected("a reply of four tokens")
-                })?
-            }
+            }),
+            Metric::EosRate => self.by_row(|answer, _| share(answer.ended)),
+            Metric::Length => self.by_row(|answer, _| text_metrics::length(&answer.text) as f64),
+            _ => return self.distinct_4(),
         };
-        Ok(Found::of(metric, estimate))
+        Found::of_rows(metric, rows, &texts.words())
     }
 
-    fn by_row(&self, score: impl Fn(&Answer, usize) -> f64) -> Result<crate::eval::bootstrap::Estimate> {
+    fn by_row(&self, score: impl Fn(&Answer, usize) -> f64) -> PerRow {
         let of_seed =
             |answers: &Vec<Answer>| answers.iter().enumerate().map(|(row, a)| score(a, row)).collect();
-        mean(&over_seeds(&self.seeds.iter().map(of_seed).collect::<Vec<Vec<f64>>>()), SEED)
+        PerRow::mean(over_seeds(&self.seeds.iter().map(of_seed).collect::<Vec<Vec<f64>>>()))
+    }
+
+    fn distinct_4(&self) -> Result<Found> {
+        let pooled: Vec<Vec<&[u32]>> =
+            self.seeds.iter().map(|answers| answers.iter().map(|a| a.ids.as_slice()).collect()).collect();
+        let found = text_metrics::distinct_4(&pooled, SEED)?.ok_or_else(|| {
+            Error::data("there is nothing to count").field("distinct_4").expected("a reply of four tokens")
+        })?;
+        Ok(Found::of(Metric::Distinct4, found))
     }
 }
 
@@ -117,7 +117,10 @@ impl Work<'_> {
         let (own, heard) = (of(self.model)?, self.teacher.map(of).transpose()?);
         let tokens: Vec<usize> = rows.iter().map(Row::compared).collect();
         let found = perplexity(&tokens, &own, heard.as_deref(), SEED)?;
-        let mut answer = Found::of(Metric::Perplexity, found.own);
+        let part = |(n, cost): (&usize, &f64)| (*n > 0).then_some([*cost, *n as f64]);
+        let parts = tokens.iter().zip(&own).map(part).collect();
+        let rows = PerRow { parts, of: f64::exp };
+        let mut answer = Found::of_rows(Metric::Perplexity, rows, &self.rows.texts.words())?;
         if let Some((teacher, gap)) = found.teacher {
             answer.beside.insert("teacher".into(), Value::Object(object(teacher)));
             answer.beside.insert("gap".into(), Value::Object(object(gap)));
@@ -137,7 +140,7 @@ impl Work<'_> {
             None => self.args.seeds.clone(),
         };
         let mut progress = Progress::new("pieces of exposure", 4 * seeds.len(), self.common.quiet);
-        let settings = Settings { sampling, seeds, batch: self.args.batch, lmops: self.args.lmops };
+        let settings = Settings { sampling, seeds, batch: self.args.batch, lmops: self.args.more.lmops };
         let points = exposure(pair, &self.prompts(), &settings, &mut || progress.add(1))?;
         let last = points.last().ok_or_else(|| Error::bug("a curve without a point"))?;
         let mut found = Found::of(Metric::Exposure, last.error);

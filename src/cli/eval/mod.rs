@@ -1,7 +1,11 @@
 //! `retort eval`: how good replies are, and a model's probabilities of given ones.
 
+pub(super) mod args;
+mod compare;
 mod given;
+mod judged;
 mod measure;
+mod show;
 mod written;
 
 use std::str::FromStr;
@@ -10,9 +14,9 @@ use serde_json::{Map, Value, json};
 
 use super::args::{Common, Eval as Arguments};
 use super::models::Loaded;
-use super::output::{Out, table};
 use crate::error::{Error, Result};
 use crate::eval::bootstrap::Estimate;
+use crate::eval::per_row::{BUCKETS, PerRow};
 use measure::Replies;
 
 /// What resamples depend on: intervals of the same numbers are the same.
@@ -37,10 +41,12 @@ pub enum Metric {
     EosRate,
     /// Of replies.
     Length,
+    /// Against references, by another model.
+    Judge,
 }
 
 impl Metric {
-    const NAMES: [(&'static str, Metric); 8] = [
+    const NAMES: [(&'static str, Metric); 9] = [
         ("rouge_l", Metric::RougeL),
         ("perplexity", Metric::Perplexity),
         ("distinct_4", Metric::Distinct4),
@@ -49,6 +55,7 @@ impl Metric {
         ("exact_match", Metric::ExactMatch),
         ("eos_rate", Metric::EosRate),
         ("length", Metric::Length),
+        ("judge", Metric::Judge),
     ];
 
     fn name(self) -> &'static str {
@@ -61,7 +68,16 @@ impl Metric {
     }
 
     fn needs_references(self) -> bool {
-        matches!(self, Metric::RougeL | Metric::ExactMatch)
+        matches!(self, Metric::RougeL | Metric::ExactMatch | Metric::Judge)
+    }
+
+    /// Whether more is better; none where neither is.
+    fn more_is_better(self) -> Option<bool> {
+        match self {
+            Metric::RougeL | Metric::ExactMatch | Metric::Judge => Some(true),
+            Metric::Perplexity | Metric::Ece => Some(false),
+            Metric::Distinct4 | Metric::Exposure | Metric::EosRate | Metric::Length => None,
+        }
     }
 }
 
@@ -80,12 +96,16 @@ pub(super) fn run(args: &Arguments, common: &Common) -> Result<()> {
     args.rows.need_input()?;
     args.sampling.settings().check()?;
     let metrics = checked(args)?;
-    let found = match (&args.model, &args.responses) {
+    compare::check(args, &metrics)?;
+    let mut found = match (&args.model, &args.responses) {
         (Some(model), _) => of_model(args, common, model, &metrics)?,
-        (None, Some(file)) => of_responses(args, file, &metrics)?,
+        (None, Some(file)) => of_responses(args, common, file, &metrics)?,
         (None, None) => return Err(Error::user("nothing to measure").expected("--model or --responses")),
     };
-    show(args, common, &found)
+    if let Some(other) = &args.more.against {
+        compare::with(&mut found, &compare::other(args, common, other, &metrics)?)?;
+    }
+    show::show(args, common, &found)
 }
 
 /// The metrics, each once; those that cannot be had from these arguments are refused.
@@ -101,22 +121,34 @@ fn checked(args: &Arguments) -> Result<Vec<Metric>> {
         match metric {
             Metric::Exposure if args.teacher.is_none() => return needs("--model and --teacher"),
             metric if args.model.is_none() && !metric.is_of_replies() => return needs("--model"),
+            Metric::Judge => judged::check(&args.more.judge)?,
             _ => {}
         }
     }
     Ok(metrics)
 }
 
-/// A metric's numbers: its estimate, and what stands beside it.
+/// A metric's numbers: its estimate, what stands beside it, and where it is one of rows what it is made of.
 struct Found {
     metric: Metric,
     estimate: Estimate,
     beside: Map<String, Value>,
+    rows: Option<PerRow>,
+    /// By words of the reference; none where no row has one.
+    by_length: Option<[Option<Estimate>; BUCKETS]>,
 }
 
 impl Found {
     fn of(metric: Metric, estimate: Estimate) -> Self {
-        Found { metric, estimate, beside: Map::new() }
+        Found { metric, estimate, beside: Map::new(), rows: None, by_length: None }
+    }
+
+    fn of_rows(metric: Metric, rows: PerRow, words: &[Option<usize>]) -> Result<Self> {
+        let nothing = || Error::data("there is nothing to measure").field(metric.name());
+        let estimate = rows.estimate(SEED)?.ok_or_else(nothing)?;
+        let known = words.iter().any(Option::is_some);
+        let by_length = if known { Some(rows.by_length(words, SEED)?) } else { None };
+        Ok(Found { rows: Some(rows), by_length, ..Found::of(metric, estimate) })
     }
 }
 
@@ -134,7 +166,8 @@ fn of_model(args: &Arguments, common: &Common, name: &str, metrics: &[Metric]) -
     let work = measure::Work { args, common, model: &model, teacher: teacher.as_ref(), rows: &rows };
     let replies = if metrics.iter().any(|m| m.is_of_replies()) { Some(work.replies()?) } else { None };
     let measured = metrics.iter().map(|&metric| match (&replies, metric) {
-        (Some(replies), metric) if metric.is_of_replies() => replies.measure(metric, &rows.references),
+        (Some(replies), Metric::Judge) => judged::measure(&args.more.judge, common, replies, &rows.texts),
+        (Some(replies), metric) if metric.is_of_replies() => replies.measure(metric, &rows.texts),
         (_, Metric::Perplexity) => work.perplexity(),
         (_, Metric::Exposure) => work.exposure(),
         _ => work.calibration(),
@@ -142,40 +175,17 @@ fn of_model(args: &Arguments, common: &Common, name: &str, metrics: &[Metric]) -
     measured.collect()
 }
 
-fn of_responses(args: &Arguments, file: &std::path::Path, metrics: &[Metric]) -> Result<Vec<Found>> {
-    let references = given::references(args, metrics)?;
-    let replies: Replies = written::read(file, metrics, references.len())?;
-    metrics.iter().map(|&metric| replies.measure(metric, &references)).collect()
-}
-
-fn show(args: &Arguments, common: &Common, found: &[Found]) -> Result<()> {
-    let mut out = Out::to(args.rows.output.as_deref())?;
-    if common.json || args.rows.output.is_some() {
-        let all: Map<String, Value> = found
-            .iter()
-            .map(|f| {
-                let mut numbers = object(f.estimate);
-                numbers.extend(f.beside.clone());
-                (f.metric.name().to_string(), Value::Object(numbers))
-            })
-            .collect();
-        out.json(&all)?;
-        return out.finish();
-    }
-    let mut lines = vec![["metric", "mean", "95 % interval", "rows"].map(String::from).to_vec()];
-    let line = |name: &str, e: Estimate| {
-        let interval = format!("{:.4} to {:.4}", e.low, e.high);
-        vec![name.to_string(), format!("{:.4}", e.mean), interval, e.n.to_string()]
-    };
-    for f in found {
-        lines.push(line(f.metric.name(), f.estimate));
-        for (name, value) in &f.beside {
-            let number = |key: &str| value.get(key).and_then(Value::as_f64);
-            if let (Some(mean), Some(low), Some(high)) = (number("mean"), number("low"), number("high")) {
-                lines.push(line(&format!("  {name}"), Estimate { mean, low, high, n: f.estimate.n }));
-            }
-        }
-    }
-    out.text(&table(&lines))?;
-    out.finish()
+fn of_responses(
+    args: &Arguments,
+    common: &Common,
+    file: &std::path::Path,
+    metrics: &[Metric],
+) -> Result<Vec<Found>> {
+    let texts = given::texts(args, metrics)?;
+    let replies: Replies = written::read(file, metrics, texts.references.len())?;
+    let measured = metrics.iter().map(|&metric| match metric {
+        Metric::Judge => judged::measure(&args.more.judge, common, &replies, &texts),
+        _ => replies.measure(metric, &texts),
+    });
+    measured.collect()
 }
