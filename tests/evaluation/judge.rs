@@ -215,7 +215,8 @@ fn passing_failures_are_asked_again() {
     });
     let (found, _) = case.good(&endpoint.url, &["--judge-at-once", "1", "--judge-timeout", "1"]);
     assert_eq!((&found["mean"], &found["asked"]), (&json!(100.0), &json!(6)));
-    assert_eq!(endpoint.requests(), 9);
+    // On a machine with other work a good answer may come too late, and is asked for again too.
+    assert!(endpoint.requests() >= 9, "{}", endpoint.requests());
 }
 
 #[test]
