@@ -54,7 +54,12 @@ impl Bench {
         Ok(Bench { settings, grammar, held: HeldOut { requests, references } })
     }
 
-    /// The rows that models are measured on.
+    /// The rows that models are measured on, in memory.
+    pub(super) fn rows(&self) -> &HeldOut {
+        &self.held
+    }
+
+    /// The same as a file.
     pub fn held_out(&self) -> PathBuf {
         self.settings.out.join(HELD_OUT)
     }

@@ -13,6 +13,7 @@ pub mod rows;
 mod arms;
 mod bench;
 mod measure;
+mod page;
 mod shipped;
 
 use std::path::PathBuf;
@@ -21,10 +22,13 @@ use std::time::{Duration, Instant};
 use tch::{Device, Kind};
 
 use crate::error::{Error, Result};
-use crate::eval::bootstrap::{Paired, paired};
+use crate::eval::per_row::{Paired, PerRow, paired};
 pub use arms::{ARMS, Arm, START};
 pub use bench::{Bench, write_models};
 pub use measure::Measured;
+
+/// The students, in the order of the table.
+const STUDENTS: [&str; 4] = ["sft", "kd", "seqkd", "minillm"];
 
 /// What a quickstart is told.
 #[derive(Debug, Clone)]
@@ -106,7 +110,7 @@ pub fn run(settings: &Settings, hears: &dyn Hears) -> Result<Found> {
         "replies to prompts that no model has seen, sampled at temperature 1 and the most probable",
     );
     let mut all = vec![("teacher", bench.teacher(), None)];
-    for name in ["sft", "kd", "seqkd", "minillm"] {
+    for name in STUDENTS {
         let found = arms.iter().zip(&finished).find(|(arm, _)| arm.name == name);
         let (arm, finished) = found.ok_or_else(|| Error::bug("a run that is not there").found(name))?;
         let path = bench.state((arm, finished), &start[0]);
@@ -121,12 +125,19 @@ pub fn run(settings: &Settings, hears: &dyn Hears) -> Result<Found> {
         measured,
     };
     let models: Vec<Model> = all.into_iter().zip(measured).map(model).collect();
-    let rows = |name| models.iter().find(|m| m.name == name).map(|m| m.measured.rows.as_slice());
-    let own = rows("minillm").ok_or_else(|| Error::bug("a quickstart without minillm"))?;
-    let others = ["sft", "kd", "seqkd"].into_iter();
-    let ahead = others
-        .filter_map(|name| rows(name).map(|theirs| Ok((name, paired(own, theirs, settings.seed)?))))
-        .collect::<Result<_>>()?;
+    let rows = |name: &str| {
+        let model = models.iter().find(|m| m.name == name);
+        let rows =
+            model.ok_or_else(|| Error::bug("a model that is not there").found(name))?.measured.rows.iter();
+        Ok::<_, Error>(PerRow::mean(rows.copied()))
+    };
+    let mut ahead = Vec::new();
+    for name in STUDENTS.into_iter().filter(|name| *name != "minillm") {
+        ahead.extend(paired(&rows("minillm")?, &rows(name)?, settings.seed)?.map(|pair| (name, pair)));
+    }
     let report = settings.out.join("report.html");
-    Ok(Found { held_out: bench.held_out(), report, ahead, time: begun.elapsed(), models })
+    let found = Found { held_out: bench.held_out(), report, ahead, time: begun.elapsed(), models };
+    let runs: Vec<PathBuf> = STUDENTS.map(|name| settings.out.join("runs").join(name)).into();
+    page::write(&found, bench.rows(), &runs)?;
+    Ok(found)
 }

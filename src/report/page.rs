@@ -54,6 +54,12 @@ impl Page {
         self
     }
 
+    /// With the sections of another page behind its own.
+    pub fn followed_by(mut self, other: Page) -> Self {
+        self.sections.extend(other.sections);
+        self
+    }
+
     /// The headings, in their order.
     pub fn headings(&self) -> impl Iterator<Item = &str> {
         self.sections.iter().map(|s| s.heading.as_str())
