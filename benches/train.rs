@@ -28,8 +28,7 @@ fn main() {
     let folders = Folders::make(args.quick, SMOLLM2);
     // A peer for each row, so that its peak is that row's.
     let start = || if peak::alone() { None } else { Peer::start("train_peer.py") };
-    let mut table =
-        Table::new("train", &args, &folders.what, start().as_ref().map(Peer::versions));
+    let mut table = Table::new("train", &args, &folders.what, start().as_ref().map(Peer::versions));
     let mut peaks = Vec::new();
     // Rows and tokens, and how many of these are the prompt.
     let (rows, tokens, prompt) = if args.quick { (2, 12, 4) } else { (4, 256, 64) };

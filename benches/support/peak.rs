@@ -45,7 +45,7 @@ pub fn theirs(peer: &mut Peer) -> u64 {
 /// A line of the table of peaks.
 pub fn line(name: &str, ours: u64, theirs: Option<u64>) -> String {
     let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
-    let compared =
-        theirs.map_or("- | -".into(), |theirs| format!("{} | {:.3}", mib(theirs), ours as f64 / theirs as f64));
+    let compared = theirs
+        .map_or("- | -".into(), |theirs| format!("{} | {:.3}", mib(theirs), ours as f64 / theirs as f64));
     format!("| {name} | {} | {compared} |", mib(ours))
 }
