@@ -109,7 +109,8 @@ pub struct Common {
 /// `retort inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// A model (a folder, or org/name in the Hugging Face cache), a run directory, or a config (.toml)
+    /// A model (a folder, or org/name in the Hugging Face cache), a run directory, or a config (.toml), whose
+    /// settings -v explains
     #[arg(value_name = "MODEL|RUN|CONFIG.toml")]
     pub what: String,
 }

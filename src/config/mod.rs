@@ -19,6 +19,7 @@ pub mod numbers;
 pub mod settings;
 pub mod teacher;
 
+mod about;
 mod list;
 mod raw;
 mod read;
@@ -30,6 +31,7 @@ use std::path::{Path, PathBuf};
 use retort_policies::{Entry, Policy, Table};
 
 use crate::error::{Error, Result};
+pub use about::{about, described};
 pub use list::{Listed, SetBy};
 use raw::{Document, Place};
 pub use settings::{

@@ -51,6 +51,10 @@ fn a_config_is_listed_with_where_each_setting_came_from() {
         table.contains("train.max_skipped") && table.contains("line 8") && table.contains("--dry-run"),
         "{table}"
     );
+    assert!(!table.contains("The highest learning rate."));
+    let table = good(&["inspect", text(&path), "-v"]);
+    assert!(table.contains("what it does") && table.contains("The highest learning rate."), "{table}");
+    assert_eq!(facts["settings"]["train.lr"]["about"], "The highest learning rate.");
     std::fs::write(&path, "policy = \"sft\"\n[train]\nlr = -1\n").unwrap();
     bad(&["inspect", text(&path)], 2, "student.model");
 }

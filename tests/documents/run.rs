@@ -1,0 +1,149 @@
+//! Every command of README.md and docs/ is run: in the order of its page, in one folder a page, on tiny models.
+//! Training runs are cut short by settings; nothing else of a command is changed.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::Mutex;
+
+use retort::config::{Length, RunConfig};
+
+use crate::page::{Step, steps};
+use crate::workplace::{finished_run, furnish, provide_runs};
+use crate::{pages, root, text_of};
+
+/// Programs that a page may call.
+const KNOWN: [&str; 7] = ["retort", "cat", "cp", "grep", "head", "ls", "tail"];
+
+/// Commands that are not run, and why.
+const NOT_RUN: [(&str, &str); 4] = [
+    ("make quickstart", "fetches a real model"),
+    ("make test", "is what runs this"),
+    ("make build", "builds what this tests"),
+    ("retort import model.gguf --out MODEL", "needs a GGUF model of real size; lib::gguf imports small ones"),
+];
+
+/// The page's own row in the README's table names the test that runs its commands.
+fn has_its_own_test(page: &str) -> bool {
+    text_of("README.md").lines().any(|line| line.starts_with(&format!("| {page} |")))
+}
+
+/// What cuts a training run short: few updates, short rows and replies, where the command does not say itself.
+fn shorter(place: &Path, command: &str) -> String {
+    let mut words = command.split_whitespace();
+    if (words.next(), words.next()) != (Some("retort"), Some("distill")) {
+        return String::new();
+    }
+    let mut settings = vec!["data.max_response=8", "data.sequence=32", "eval.prompts=4"];
+    let config = words.next().and_then(|file| {
+        // Paths in it are relative to the page's folder; only its length and policy are asked for.
+        RunConfig::load(&place.join(file), &[]).ok()
+    });
+    if let Some(config) = config {
+        settings.push(match config.settings.train.length {
+            Length::Steps(_) => "train.steps=2",
+            Length::Epochs(_) => "train.epochs=0.5",
+        });
+        if config.entry.name == "minillm" {
+            settings.push("minillm.rollouts=8");
+        }
+    }
+    if command.contains("minillm.measure_variance=") {
+        settings.push("minillm.measure_variance=2");
+    }
+    let said = |setting: &&str| {
+        let length = ["train.steps=", "train.epochs=", "minillm.measure_variance="];
+        let key = &setting[..=setting.find('=').unwrap()];
+        !length.contains(&key) && command.contains(&format!("--set {key}"))
+    };
+    settings.iter().filter(|setting| !said(setting)).map(|setting| format!(" --set {setting}")).collect()
+}
+
+fn run(place: &Path, command: &str) -> Output {
+    let binary = Path::new(env!("CARGO_BIN_EXE_retort")).parent().unwrap().display().to_string();
+    let path = format!("{binary}:{}", std::env::var("PATH").unwrap());
+    let line = format!("set -e -o pipefail; {command}{}", shorter(place, command));
+    Command::new("timeout")
+        .args(["120", "bash", "-c", &line])
+        .current_dir(place)
+        .stdin(File::open(place.join("said")).unwrap())
+        .env("PATH", path)
+        .env("OMP_NUM_THREADS", "1")
+        .env_remove("RETORT_LOG")
+        .output()
+        .unwrap()
+}
+
+/// Does what a page says, and answers how many commands ran and what went wrong.
+fn follow(page: &str, finished: &Path, not_run: &Mutex<BTreeSet<&'static str>>) -> (usize, Vec<String>) {
+    let folder = tempfile::tempdir().unwrap();
+    furnish(folder.path());
+    let (mut ran, mut wrong) = (0, Vec::new());
+    let steps = steps(&text_of(page)).unwrap_or_else(|e| panic!("{page}: {e}"));
+    for step in steps {
+        let (line, command) = match step {
+            Step::Save(name, text) => {
+                std::fs::write(folder.path().join(name), text).unwrap();
+                continue;
+            }
+            Step::Run(line, command) => (line, command),
+        };
+        if let Some((known, _)) = NOT_RUN.iter().find(|(known, _)| *known == command) {
+            not_run.lock().unwrap().insert(known);
+            continue;
+        }
+        let program = command.split_whitespace().next().unwrap_or_default();
+        if !KNOWN.contains(&program) {
+            wrong.push(format!("{page}:{line}: {command}\n  is no command that this test knows"));
+            continue;
+        }
+        provide_runs(folder.path(), &command, finished);
+        let output = run(folder.path(), &command);
+        ran += 1;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            wrong.push(format!("{page}:{line}: {command}\n  {}: {said}", output.status));
+        }
+    }
+    (ran, wrong)
+}
+
+#[test]
+fn every_command_of_the_documents_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let finished = finished_run(folder.path());
+    let pages: Vec<String> = pages().into_iter().filter(|page| !has_its_own_test(page)).collect();
+    let (waiting, not_run) = (Mutex::new(pages.iter()), Mutex::new(BTreeSet::new()));
+    let (total, wrong) = (Mutex::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, |n| n.get().min(8)) {
+            scope.spawn(|| {
+                loop {
+                    let Some(page) = waiting.lock().unwrap().next() else { return };
+                    let (ran, mut found) = follow(page, &finished, &not_run);
+                    *total.lock().unwrap() += ran;
+                    wrong.lock().unwrap().append(&mut found);
+                }
+            });
+        }
+    });
+    let (wrong, total) = (wrong.into_inner().unwrap(), total.into_inner().unwrap());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(total >= 40, "only {total} commands ran");
+    let used = not_run.into_inner().unwrap();
+    for (command, why) in NOT_RUN {
+        assert!(used.contains(command), "no page has {command} any more, which is excused because it {why}");
+    }
+}
+
+#[test]
+fn a_command_that_fails_or_is_unknown_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    furnish(folder.path());
+    assert!(!run(folder.path(), "retort inspect NOWHERE").status.success());
+    assert!(!run(folder.path(), "retort inspect NOWHERE | cat").status.success());
+    assert!(!run(folder.path(), "retort distill run.toml --set train.momentum=1").status.success());
+    assert!(run(folder.path(), "retort inspect run.toml").status.success());
+    assert!(!KNOWN.contains(&"rm") && root().join("configs").exists());
+}
