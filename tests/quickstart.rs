@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests make their own files")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its case fails")]
 
+#[expect(dead_code, reason = "other tests use more of it")]
 mod support;
 
 use std::path::{Path, PathBuf};
