@@ -79,7 +79,9 @@ fn measured(chromium: &Path, html: &str, width: u32, dark: bool) -> Value {
     let out = String::from_utf8_lossy(&answer.stdout).into_owned();
     let body = out.split("<body>").nth(1).and_then(|rest| rest.split("</body>").next()).unwrap_or_default();
     let unescaped = body.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
-    serde_json::from_str(unescaped.trim()).unwrap_or_else(|e| panic!("{e}: {out:.2000}"))
+    let found = serde_json::from_str(unescaped.trim());
+    assert!(found.is_ok(), "no measure but {out:.2000} {}", String::from_utf8_lossy(&answer.stderr));
+    found.unwrap()
 }
 
 #[test]

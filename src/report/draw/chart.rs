@@ -81,7 +81,7 @@ fn scales(chart: &Chart) -> Option<(Scale, Scale)> {
     };
     let x = Scale::over(shown().map(|p| p.x), chart.x.log, 0.02)?;
     let ends = |p: &Point| if p.has_interval() { [p.y, p.low, p.high] } else { [p.y; 3] };
-    let y = Scale::over(shown().flat_map(|p| ends(p)), chart.y.log, 0.05)?;
+    let y = Scale::over(shown().flat_map(ends), chart.y.log, 0.05)?;
     Some((x, y))
 }
 
