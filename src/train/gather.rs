@@ -245,6 +245,7 @@ impl Gather {
         material: &Material,
         watch: &mut dyn Watch,
     ) -> Result<Vec<(&'static str, Duration)>> {
+        let before = (self.feed.taken(), self.turns);
         let prompts = self.feed.next_prompts(rows, &mut self.turns);
         let collector = Collector {
             student: &material.student,
@@ -255,7 +256,13 @@ impl Gather {
             // Replies without numbers are scored with the teacher at hand, as rows of the data set are.
             states: self.plan.rollout && self.plan.teacher,
         };
-        let collected = collector.collect(&prompts, &mut |done| watch.preparing("replies", done, rows))?;
+        let collected = collector.collect(&prompts, &mut |done| watch.preparing("replies", done, rows));
+        if collected.is_err() {
+            // A signal: what is saved now begins with the same prompts again.
+            self.feed.seek(before.0);
+            self.turns = before.1;
+        }
+        let collected = collected?;
         self.collection = collected.experiences;
         self.sampled = self.collection.iter().map(|e| e.example.targets()).sum();
         let tally = Tally::of(&self.collection.iter().collect::<Vec<_>>());

@@ -233,7 +233,12 @@ impl Loop {
                 self.finish(options)?;
                 return Ok(self.state.step.saturating_sub(begun));
             }
-            self.step(course.at(self.state.step + 1), &mut clock, watch)?;
+            let done = self.step(course.at(self.state.step + 1), &mut clock, watch);
+            if matches!(&done, Err(e) if matches!(e.cause(), Cause::Stopped(_))) {
+                // Replies that were being sampled are forgotten; the updates before them are not.
+                self.save(true)?;
+            }
+            done?;
         }
     }
 

@@ -3,6 +3,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests make their own files")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its case fails")]
+#![expect(clippy::panic, reason = "a test says so by panicking")]
 
 mod page;
 mod reference;

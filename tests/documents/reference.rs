@@ -38,8 +38,11 @@ fn least(policy: &str, length: &str, more: &[&str]) -> Result<RunConfig, String>
     RunConfig::parse(&text, "x.toml".as_ref(), &set).map_err(|e| e.to_string())
 }
 
-/// Every setting of a table with its default, in their order; none where it has none.
-fn listed(policy: &str, more: &[&str]) -> Vec<(String, Option<String>)> {
+/// Settings and their defaults; none where it has none.
+type Defaults = Vec<(String, Option<String>)>;
+
+/// Every setting of a policy's config, in their order.
+fn listed(policy: &str, more: &[&str]) -> Defaults {
     let mut all = Vec::new();
     for length in ["steps", "epochs"] {
         for setting in least(policy, length, more).unwrap().listed().unwrap() {
@@ -96,8 +99,7 @@ fn takes(policy: &str, key: &str) -> String {
 /// The rows of a table whose settings these policies read; a default that differs between them names them.
 fn table(page: &mut String, name: &str, policies: &[&str]) {
     let _ = writeln!(page, "| setting | what it does | takes | default |\n|---|---|---|---|");
-    let all: Vec<(&str, Vec<(String, Option<String>)>)> =
-        policies.iter().map(|p| (*p, listed(p, &[]))).collect();
+    let all: Vec<(&str, Defaults)> = policies.iter().map(|p| (*p, listed(p, &[]))).collect();
     let mut keys: Vec<&str> = described().filter(|key| apart(key).0 == name).collect();
     for (key, _) in &all[0].1 {
         if apart(key).0 == name && !keys.contains(&key.as_str()) {
@@ -145,7 +147,7 @@ fn presets(page: &mut String) {
         "| setting | what it does | takes | `paper` | `lmops` | `exact` |\n|---|---|---|---|---|---|"
     );
     for (key, _) in all[0].iter().filter(|(key, _)| apart(key).0 == "minillm") {
-        let value = |settings: &Vec<(String, Option<String>)>| {
+        let value = |settings: &Defaults| {
             let (_, value) = settings.iter().find(|(k, _)| k == key).unwrap();
             value.as_ref().map_or("itself".into(), |value| format!("`{value}`"))
         };

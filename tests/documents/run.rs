@@ -72,7 +72,7 @@ fn run(place: &Path, command: &str) -> Output {
     let path = format!("{binary}:{}", std::env::var("PATH").unwrap());
     let line = format!("set -e -o pipefail; {command}{}", shorter(place, command));
     Command::new("timeout")
-        .args(["120", "bash", "-c", &line])
+        .args(["600", "bash", "-c", &line])
         .current_dir(place)
         .stdin(File::open(place.join("said")).unwrap())
         .env("PATH", path)

@@ -1,8 +1,12 @@
 //! Runs that learn from the student's own replies.
 
+use std::process::Stdio;
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::learning::{chain, student};
+use crate::support::command;
 use crate::{Case, losses};
 
 /// A teacher that has seen many rows of a chain of words, rows to learn from, rows that are held out.
@@ -177,4 +181,33 @@ fn the_variance_of_the_gradient_is_measured() {
         assert!(of("no_length_norm", "noise") > 2.0 * of("full", "noise"), "{line}");
         assert!(of("no_single_step", "noise") > of("full", "noise"), "{line}");
     }
+}
+
+/// A signal while replies are sampled: these are forgotten, the updates before them are saved, and what goes on from
+/// there ends with the same bits.
+#[test]
+fn a_signal_while_replies_are_sampled_loses_no_update() {
+    let school = School::new(20);
+    let case = Case::new("minillm", &school.prompts(400));
+    let student = student(&case, "student", 32, 1);
+    let more = ["train.steps=3", "train.batch=400", "minillm.rollouts=400", "minillm.inner_epochs=1"];
+    let settings = [&[student.as_str(), school.teacher.as_str()], &SMALL[..], &more].concat();
+    case.good("whole", &settings, &[]);
+    let mut child =
+        command(&case.arguments("stopped", &settings, &[])).stderr(Stdio::null()).spawn().unwrap();
+    let metrics = case.path("stopped").join("metrics.jsonl");
+    while std::fs::metadata(&metrics).map_or(0, |m| m.len()) == 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Most likely the next replies are being sampled; wherever it is, the same must hold.
+    std::thread::sleep(Duration::from_millis(30));
+    // SAFETY: a child of this test that has not been waited for.
+    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let done = case.metrics("stopped").len();
+    let saved = case.path("stopped").join(format!("checkpoints/step-{done}/manifest.json"));
+    assert!((1..3).contains(&done) && saved.exists(), "{} is not there", saved.display());
+    case.good("stopped", &settings, &["--resume"]);
+    let model = |out| case.bytes(out, "final/model.safetensors");
+    assert!(model("whole") == model("stopped") && case.metrics("whole") == case.metrics("stopped"));
 }
