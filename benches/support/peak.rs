@@ -34,7 +34,8 @@ pub fn ours(name: &str) -> u64 {
         .unwrap();
     let said = String::from_utf8_lossy(&child.stdout);
     let peak = said.lines().find_map(|line| line.strip_prefix("peak ")?.parse().ok());
-    peak.unwrap_or_else(|| panic!("{name} alone: {}", String::from_utf8_lossy(&child.stderr)))
+    assert!(peak.is_some(), "{name} alone: {}", String::from_utf8_lossy(&child.stderr));
+    peak.unwrap()
 }
 
 /// What a peer that has done nothing but this row held at most.
