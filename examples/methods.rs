@@ -92,6 +92,7 @@ fn main() -> Result<()> {
         Bench::prepare(Settings {
             out: Path::new(out).join(format!("seed-{seed}")),
             seed: seed as u64,
+            prompts: 1500,
             held_out: 512,
             set: given.iter().skip(2).cloned().collect(),
             device: Device::Cpu,

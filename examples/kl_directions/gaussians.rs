@@ -21,6 +21,10 @@ const SAMPLES: usize = 64;
 const UPDATES: u64 = 4000;
 const RATE: f64 = 0.02;
 
+/// Where its student starts: mean, and logarithm of the deviation. It has learnt something already. From a wide start
+/// the gradient of the reverse KL ends in a local minimum that covers both modes, at mean 0.15 and deviation 1.97.
+const START: (f64, f64) = (-1.0, 0.0);
+
 /// What an objective came to.
 #[derive(Debug, Clone)]
 pub struct Fit {
@@ -104,7 +108,7 @@ fn bad(e: retort_policies::Error) -> Error {
 
 /// Policy gradient on the reverse KL with samples of the student: the reward of a sample is log p - log q.
 fn sampled() -> Result<(f64, f64)> {
-    let (mut mean, mut log_deviation) = (0.0_f64, 2.5_f64.ln());
+    let (mut mean, mut log_deviation) = START;
     for step in 0..UPDATES {
         let deviation = log_deviation.exp();
         let q = Normal::new(mean, deviation).map_err(|e| Error::bug("no Gaussian").found(e))?;

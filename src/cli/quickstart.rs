@@ -24,6 +24,9 @@ pub struct Quickstart {
     /// Of the rows and of every run
     #[arg(long, default_value = "1", value_name = "N")]
     pub seed: u64,
+    /// Prompts to learn from; one in five has a reply
+    #[arg(long, default_value = "1500", value_name = "N", value_parser = clap::value_parser!(u32).range(25..=1_000_000))]
+    pub prompts: u32,
     /// Rows that the models are measured on
     #[arg(long, default_value = "512", value_name = "N", value_parser = clap::value_parser!(u32).range(2..=100_000))]
     pub held_out: u32,
@@ -40,6 +43,7 @@ pub(super) fn run(args: &Quickstart, common: &Common) -> Result<()> {
     let settings = Settings {
         out: args.out.clone(),
         seed: args.seed,
+        prompts: args.prompts as usize,
         held_out: args.held_out as usize,
         set: args.set.clone(),
         device,

@@ -15,14 +15,11 @@ use crate::error::{Error, Result};
 use crate::store::{Folder, read_file};
 use crate::train::Finished;
 
-/// Rows with a reply to learn.
-const LABELLED: usize = 300;
+/// One prompt in so many has a reply to learn.
+const LABELLED: usize = 5;
 
-/// Prompts, those of the rows with replies among them.
-const PROMPTS: usize = 1500;
-
-/// Rows by which each run chooses its best state.
-const VALID: usize = 480;
+/// Of 25 prompts, so many rows more are there for each run to choose its best state by.
+const VALID: usize = 8;
 
 /// References of a held-out row.
 const REFERENCES: usize = 6;
@@ -44,10 +41,11 @@ impl Bench {
         let write = |name: &str, count, rows, file| {
             rows::write(&grammar, &data.path(name)?, count, rows, Draw { seed: settings.seed, file })
         };
-        write("train.jsonl", LABELLED, (Split::Train, Replies::One { mistaken: 0.0 }), 0)?;
+        let prompts = settings.prompts;
+        write("train.jsonl", prompts / LABELLED, (Split::Train, Replies::One { mistaken: 0.0 }), 0)?;
         // The first of them are the prompts of the rows with replies.
-        write("prompts.jsonl", PROMPTS, (Split::Train, Replies::None), 0)?;
-        write("valid.jsonl", VALID, (Split::Valid, Replies::Several(REFERENCES)), 1)?;
+        write("prompts.jsonl", prompts, (Split::Train, Replies::None), 0)?;
+        write("valid.jsonl", prompts * VALID / 25, (Split::Valid, Replies::Several(REFERENCES)), 1)?;
         let requests =
             write("held_out.jsonl", settings.held_out, (Split::Test, Replies::Several(REFERENCES)), 2)?;
         let references = references(&settings.out.join(HELD_OUT))?;

@@ -37,6 +37,8 @@ pub struct Settings {
     pub out: PathBuf,
     /// The seed of the rows and of all runs.
     pub seed: u64,
+    /// Prompts to learn from, one in five with a reply.
+    pub prompts: usize,
     /// How many held-out rows the models are measured on.
     pub held_out: usize,
     /// `key=value`, laid over the configs of all runs.
@@ -94,13 +96,15 @@ pub fn run(settings: &Settings, hears: &dyn Hears) -> Result<Found> {
     let begun = Instant::now();
     hears.begins(
         "task",
-        "short requests in many wordings: 300 with a reply, 1,200 without; a teacher that knows them",
+        &format!(
+            "short requests in many wordings: {} with a reply, {} without; a teacher that knows them",
+            settings.prompts / 5,
+            settings.prompts - settings.prompts / 5
+        ),
     );
     let bench = Bench::prepare(settings.clone())?;
-    hears.begins(
-        "start",
-        "a small student learns the 300 rows that have a reply; all others begin where it ends",
-    );
+    hears
+        .begins("start", "a small student learns the rows that have a reply; all others begin where it ends");
     let start = bench.train(&[START], hears)?;
     hears.begins("students", "four ways to go on, each with as many updates");
     let arms = ARMS;

@@ -26,8 +26,7 @@ const NOT_RUN: [(&str, &str); 5] = [
 ];
 
 /// What cuts the quickstart short.
-const QUICKSTART: &str =
-    " --held-out 8 --set train.steps=2 --set train.eval_every=2 --set train.batch=8 --set eval.prompts=4";
+const QUICKSTART: &str = " --prompts 50 --held-out 8 --set train.steps=2 --set train.eval_every=2 --set train.batch=8 --set eval.prompts=4";
 
 /// The page's own row in the README's table names the test that runs its commands.
 fn has_its_own_test(page: &str) -> bool {
