@@ -3,7 +3,7 @@
 //!     cargo run --release --example quickstart_models -- runs/quickstart-models
 //!
 //! writes a tokenizer, the models' shapes and their rows, and trains both as `configs/quickstart/teacher.toml`
-//! and `base.toml` say (an hour on one core; stopped, it goes on where it was). What is shipped
+//! and `base.toml` say (half an hour of one core; stopped, it goes on where it was). What is shipped
 //! is `best` of each run, in bfloat16.
 
 use std::path::Path;
