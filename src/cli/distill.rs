@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::args::{Common, Distill};
 use super::output::{Out, bytes, count, table};
+use super::progress::draw;
 use crate::config::RunConfig;
 use crate::data::Counts;
 use crate::error::{Error, Result};
@@ -146,13 +147,7 @@ impl Bar {
     }
 
     fn draw(&self, text: &str) {
-        let mut err = std::io::stderr();
-        // Nothing depends on the drawing.
-        let _ = if self.terminal {
-            write!(err, "\r\x1b[K{text}").and_then(|()| err.flush())
-        } else {
-            writeln!(err, "{text}")
-        };
+        draw(self.terminal, text);
     }
 
     fn clear(&self) {

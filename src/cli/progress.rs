@@ -3,6 +3,16 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+/// Draws a line over the last one on a terminal, writes it below elsewhere. Nothing depends on it.
+pub(super) fn draw(terminal: bool, text: &str) {
+    let mut err = std::io::stderr();
+    let _ = if terminal {
+        write!(err, "\r\x1b[K{text}").and_then(|()| err.flush())
+    } else {
+        writeln!(err, "{text}")
+    };
+}
+
 /// How far a piece of work is.
 pub(super) struct Progress {
     what: &'static str,
@@ -32,13 +42,7 @@ impl Progress {
         let seconds = self.started.elapsed().as_secs_f64();
         let left = seconds / self.done.max(1) as f64 * self.total.saturating_sub(self.done) as f64;
         let text = format!("{}: {} of {}, about {left:.0} s left", self.what, self.done, self.total);
-        let mut err = std::io::stderr();
-        // Nothing depends on the drawing.
-        let _ = if self.terminal {
-            write!(err, "\r\x1b[K{text}").and_then(|()| err.flush())
-        } else {
-            writeln!(err, "{text}")
-        };
+        draw(self.terminal, &text);
     }
 }
 

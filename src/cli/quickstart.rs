@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::args::Common;
 use super::output::{Out, count, table};
+use super::progress::draw;
 use crate::error::Result;
 use crate::eval::bootstrap::Estimate;
 use crate::quickstart::{self, Found, Hears, Model, Settings};
@@ -198,12 +199,7 @@ impl Teller {
         state.drawn = Instant::now();
         let runs: Vec<String> = state.runs.iter().map(|(run, text)| format!("{run} {text}")).collect();
         let text = format!("{:4.0} s  {}", state.begun.elapsed().as_secs_f64(), runs.join("   "));
-        let mut err = std::io::stderr();
-        let _ = if self.terminal {
-            write!(err, "\r\x1b[K{text}").and_then(|()| err.flush())
-        } else {
-            writeln!(err, "{text}")
-        };
+        draw(self.terminal, &text);
     }
 }
 
