@@ -52,6 +52,7 @@ unsafe extern "C" {
     -> c_int;
     fn retort_copy_all(into: *const *mut C_tensor, from: *const *mut C_tensor, n: usize) -> c_int;
     fn retort_zero_all(tensors: *const *mut C_tensor, n: usize) -> c_int;
+    fn retort_drop_grads(tensors: *const *mut C_tensor, n: usize) -> c_int;
     fn retort_backward(
         outputs: *const *mut C_tensor,
         grads: *const *mut C_tensor,
@@ -240,6 +241,14 @@ pub fn zero_all(tensors: &[Tensor]) -> Result<()> {
     let list = pointers(tensors);
     // SAFETY: a list of n live tensors.
     check(unsafe { retort_zero_all(list.as_ptr(), list.len()) })
+}
+
+/// Forgets the gradients that a backward pass left at these tensors: their memory is free, and the next pass need
+/// not add to them.
+pub fn drop_grads(tensors: &[Tensor]) -> Result<()> {
+    let list = pointers(tensors);
+    // SAFETY: a list of n live tensors.
+    check(unsafe { retort_drop_grads(list.as_ptr(), list.len()) })
 }
 
 /// Runs the backward pass from `outputs` with these gradients (tch starts from ones alone).

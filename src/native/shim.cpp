@@ -110,6 +110,12 @@ RETORT_API int retort_zero_all(Tensor **tensors, size_t n) {
   })
 }
 
+RETORT_API int retort_drop_grads(Tensor **tensors, size_t n) {
+  RETORT_GUARD({
+    for (size_t i = 0; i < n; i++) tensors[i]->mutable_grad().reset();
+  })
+}
+
 // ---- backward ------------------------------------------------------------------------------------
 
 RETORT_API int retort_backward(Tensor **outputs, Tensor **grads, size_t n, bool keep_graph) {

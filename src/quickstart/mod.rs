@@ -94,14 +94,12 @@ pub struct Found {
 /// Does everything; in a folder where it was stopped it goes on.
 pub fn run(settings: &Settings, hears: &dyn Hears) -> Result<Found> {
     let begun = Instant::now();
-    hears.begins(
-        "task",
-        &format!(
-            "short requests in many wordings: {} with a reply, {} without; a teacher that knows them",
-            settings.prompts / 5,
-            settings.prompts - settings.prompts / 5
-        ),
+    let labelled = settings.prompts / bench::LABELLED;
+    let others = settings.prompts - labelled;
+    let task = format!(
+        "short requests in many wordings: {labelled} with a reply, {others} without; a teacher that knows them"
     );
+    hears.begins("task", &task);
     let bench = Bench::prepare(settings.clone())?;
     hears
         .begins("start", "a small student learns the rows that have a reply; all others begin where it ends");

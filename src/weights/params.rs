@@ -140,7 +140,7 @@ impl Params {
     }
 
     /// Adds the gradients that the last backward pass left to `into` (float32, one a parameter) and
-    /// clears them. A parameter that the loss did not reach adds nothing.
+    /// forgets them, so that they take no memory while the next pass goes forward. A parameter that the loss did not reach adds nothing.
     pub fn collect_grads(&self, into: &[Tensor]) -> Result<()> {
         let (mut targets, mut grads) = (Vec::new(), Vec::new());
         for (t, target) in self.compute.iter().zip(into) {
@@ -151,7 +151,9 @@ impl Params {
             }
         }
         native::add_all(&targets, &grads, 1.0)?;
-        native::zero_all(&grads)
+        // The handles too, or nothing is freed.
+        drop(grads);
+        native::drop_grads(&self.compute)
     }
 
     /// Rounds the masters into what the model computes with.
