@@ -59,6 +59,12 @@ unsafe extern "C" {
         n: usize,
         keep_graph: bool,
     ) -> c_int;
+    fn retort_wide_linear(
+        x: *mut C_tensor,
+        w: *mut C_tensor,
+        bias: *mut C_tensor,
+        out: *mut *mut C_tensor,
+    ) -> c_int;
     fn retort_recompute(
         x: *mut C_tensor,
         context: *mut c_void,
@@ -257,6 +263,17 @@ pub fn backward(outputs: &[Tensor], grads: &[Tensor], keep_graph: bool) -> Resul
     let (o, g) = (pointers(outputs), pointers(grads));
     // SAFETY: two lists of n live tensors.
     check(unsafe { retort_backward(o.as_ptr(), g.as_ptr(), o.len(), keep_graph) })
+}
+
+/// `x w^T + bias` of narrow numbers, computed in float32 forward and back, in the type of x. What is kept for the
+/// backward pass is narrow.
+fn wide_linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let bias = bias.map_or(std::ptr::null_mut(), |t| t.as_ptr().cast_mut());
+    let mut out = std::ptr::null_mut();
+    // SAFETY: live tensors, or null where there is no bias.
+    check(unsafe { retort_wide_linear(x.as_ptr().cast_mut(), w.as_ptr().cast_mut(), bias, &raw mut out) })?;
+    // SAFETY: a new tensor that nobody else owns.
+    Ok(unsafe { Tensor::from_ptr(out) })
 }
 
 /// What [`recompute`] runs, once forward and once more in the backward pass.

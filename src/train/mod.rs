@@ -100,6 +100,7 @@ pub fn run_policy(
     let saved = if options.resume { dir.newest()? } else { None };
     setup::same_run(&config, &dir, saved.is_some())?;
     let mut material = Material::load(&config, options, saved.as_ref())?;
+    material.bring_teacher(&config, policy.as_ref())?;
     let mut feed = Feed::prepare(&config, &material, &dir, policy.as_ref(), watch)?;
     let corpus = Feed::beside(&config, &material, &dir, policy.as_ref())?;
     let evaluation = Evaluation::prepare(&config, &material, &dir)?;

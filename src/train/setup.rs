@@ -115,11 +115,6 @@ impl Material {
         }
         let eos = eos_ids(&place.tokenizer, &tokenizer)?;
         let teacher = teacher.map(|folder| Teacher::of(folder, options)).transpose()?;
-        if let Some(teacher) = &teacher
-            && config.settings.cache.keep == Keep::None
-        {
-            teacher.body()?;
-        }
         let (student, adapted) = match (saved, &config.settings.student.model) {
             _ if config.settings.student.lora.is_some() => {
                 adapters::load(config, &place.folder, options, saved)?
@@ -152,6 +147,13 @@ impl Material {
     /// What goes behind a response.
     pub fn end(&self) -> Option<u32> {
         turn_end(&self.eos, &self.tokenizer)
+    }
+
+    /// Loads the teacher now where every update asks it.
+    pub fn bring_teacher(&self, config: &RunConfig, policy: &dyn Policy) -> Result<()> {
+        let plan = policy.plan();
+        let asked = config.settings.cache.keep == Keep::None && (plan.teacher || plan.corpus_teacher);
+        self.teacher.as_ref().filter(|_| asked).map_or(Ok(()), |teacher| teacher.body().map(|_| ()))
     }
 
     /// The whole teacher, where there is one.
