@@ -177,7 +177,7 @@ impl Params {
 }
 
 /// Converts to the compute type; a number that it cannot hold is an error, not an infinity.
-fn narrow(t: &Tensor, from: Kind, to: Kind) -> Result<Tensor> {
+pub fn narrow(t: &Tensor, from: Kind, to: Kind) -> Result<Tensor> {
     if from == to {
         return Ok(t.shallow_clone());
     }
