@@ -313,7 +313,7 @@ impl Watches {
             signal::check()?;
             let ids: Vec<i64> = row.iter().map(|&id| i64::from(id)).collect();
             let ids_bt = Tensor::f_from_slice(&ids)?.f_view([1, -1])?.f_to_device(model.device())?;
-            model.hidden(&ids_bt, &Padding::Right)?;
+            let _ = model.hidden(&ids_bt, &Padding::Right)?;
             for watch in self.attended.iter_mut().chain(&mut self.activated).chain(&mut self.readers) {
                 watch.add()?;
             }

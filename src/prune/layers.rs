@@ -138,7 +138,7 @@ pub fn distances(model: &CausalLm, sequences: &[Vec<u32>], done: &mut dyn FnMut(
             sums[layer] += off.f_double_value(&[])?;
             Ok(out)
         };
-        model.hidden_with(&ids_bt, None, &mut visit)?;
+        let _ = model.hidden_with(&ids_bt, None, &mut visit)?;
         count += row.len();
         done(1);
     }
