@@ -77,7 +77,10 @@ impl Done {
         }
         let (samples, sequence) = self.samples;
         card += &format!("\n- Teacher: {}\n- Text: {}\n", plain(&self.teacher), name(&self.input));
-        card += &format!("- Importance: {}, on {samples} sequences of {sequence} tokens\n", self.importance);
+        card += &format!(
+            "- Importance: {}, on {samples} sequences of at most {sequence} tokens\n",
+            self.importance
+        );
         if let Some(rule) = self.layer_rule {
             card += &format!("- Layers chosen by: {rule}\n");
         }

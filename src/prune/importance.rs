@@ -19,9 +19,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tch::{Device, Kind, Tensor};
 
 use super::cut::layer;
+use crate::data::Example;
 use crate::error::{Error, Result};
 use crate::model::axes::Axis;
 use crate::model::config::Shape;
+use crate::model::lm::Visit;
 use crate::model::{CausalLm, Design, Padding};
 use crate::native;
 use crate::seed::{Stream, generator};
@@ -155,7 +157,7 @@ impl Masks {
     pub fn score(
         &self,
         model: &CausalLm,
-        sequences: &[Vec<u32>],
+        sequences: &[Example],
         batch: usize,
         done: &mut dyn FnMut(usize),
     ) -> Result<Scores> {
@@ -166,7 +168,7 @@ impl Masks {
             hidden: vec![0.0; shape.hidden as usize],
         };
         for rows in sequences.chunks(batch.max(1)) {
-            let targets: usize = rows.iter().map(|row| row.len().saturating_sub(1)).sum();
+            let targets: usize = rows.iter().map(Example::targets).sum();
             for row in rows {
                 signal::check()?;
                 self.learn(model, row, 1.0 / targets.max(1) as f64)?;
@@ -194,17 +196,13 @@ impl Masks {
     }
 
     /// Adds one sequence's gradient, its summed cross-entropy times `scale`, to the factors'.
-    fn learn(&self, model: &CausalLm, row: &[u32], scale: f64) -> Result<()> {
-        if row.len() < 2 {
+    fn learn(&self, model: &CausalLm, row: &Example, scale: f64) -> Result<()> {
+        let tokens = row.targets() as i64;
+        if tokens == 0 {
             return Ok(());
         }
-        let ids: Vec<i64> = row.iter().map(|&id| i64::from(id)).collect();
-        let ids_bt = Tensor::f_from_slice(&ids)?.f_view([1, -1])?.f_to_device(model.device())?;
-        let tokens = row.len() as i64 - 1;
         let mut whole = |_: usize, x: &Tensor, block: &dyn Fn(&Tensor) -> Result<Tensor>| block(x);
-        let hidden = model.hidden_with(&ids_bt.f_narrow(1, 0, tokens)?, Some(&self.hidden_d), &mut whole)?;
-        let hidden = hidden.f_flatten(0, 1)?;
-        let targets = ids_bt.f_narrow(1, 1, tokens)?.f_flatten(0, 1)?;
+        let (hidden, targets) = states(model, row, Some(&self.hidden_d), &mut whole)?;
         // The head is gone through a few positions at a time, so that [tokens, vocabulary] is never held whole.
         let leaf = hidden.f_detach()?.f_set_requires_grad(true)?;
         for start in (0..tokens).step_by(HEAD_CHUNK as usize) {
@@ -216,6 +214,26 @@ impl Masks {
         }
         native::backward(&[hidden], &[leaf.f_grad()?], false)
     }
+}
+
+/// The states that learn a row's targets, and the targets.
+pub(super) fn states(
+    model: &CausalLm,
+    row: &Example,
+    mask_d: Option<&Tensor>,
+    visit: &mut Visit<'_>,
+) -> Result<(Tensor, Tensor)> {
+    let ids_bt = tensor(model, row)?;
+    let (from, tokens) = (row.from.max(1) as i64, row.targets() as i64);
+    let hidden = model.hidden_with(&ids_bt.f_narrow(1, 0, from + tokens - 1)?, mask_d, visit)?;
+    let hidden = hidden.f_narrow(1, from - 1, tokens)?.f_flatten(0, 1)?;
+    Ok((hidden, ids_bt.f_narrow(1, from, tokens)?.f_flatten(0, 1)?))
+}
+
+/// A row's ids: [1, t].
+pub(super) fn tensor(model: &CausalLm, row: &Example) -> Result<Tensor> {
+    let ids: Vec<i64> = row.ids.iter().map(|&id| i64::from(id)).collect();
+    Ok(Tensor::f_from_slice(&ids)?.f_view([1, -1])?.f_to_device(model.device())?)
 }
 
 /// A factor's gradient since the last call, on the CPU in float64.
@@ -305,15 +323,13 @@ impl Watches {
     pub fn score(
         mut self,
         model: &CausalLm,
-        sequences: &[Vec<u32>],
+        sequences: &[Example],
         done: &mut dyn FnMut(usize),
     ) -> Result<Scores> {
         let _off = tch::no_grad_guard();
         for row in sequences {
             signal::check()?;
-            let ids: Vec<i64> = row.iter().map(|&id| i64::from(id)).collect();
-            let ids_bt = Tensor::f_from_slice(&ids)?.f_view([1, -1])?.f_to_device(model.device())?;
-            let _ = model.hidden(&ids_bt, &Padding::Right)?;
+            let _ = model.hidden(&tensor(model, row)?, &Padding::Right)?;
             for watch in self.attended.iter_mut().chain(&mut self.activated).chain(&mut self.readers) {
                 watch.add()?;
             }

@@ -2,7 +2,9 @@
 
 use tch::{Kind, Tensor};
 
+use super::importance::{states, tensor};
 use super::shape::Layers;
+use crate::data::Example;
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
 use crate::signal;
@@ -39,7 +41,7 @@ pub fn choose(
     model: &CausalLm,
     wish: Option<&Layers>,
     rule: Rule,
-    sequences: &[Vec<u32>],
+    sequences: &[Example],
     done: &mut dyn FnMut(usize),
 ) -> Result<(Vec<usize>, Option<Vec<f64>>)> {
     let all = model.shape().layers as usize;
@@ -61,7 +63,7 @@ pub fn choose(
 }
 
 /// How many steps `choose` tells of.
-pub fn steps(model: &CausalLm, rule: Rule, sequences: &[Vec<u32>]) -> usize {
+pub fn steps(model: &CausalLm, rule: Rule, sequences: &[Example]) -> usize {
     match rule {
         Rule::Damage => model.shape().layers as usize * few(sequences).len(),
         Rule::Similarity => few(sequences).len(),
@@ -70,25 +72,25 @@ pub fn steps(model: &CausalLm, rule: Rule, sequences: &[Vec<u32>]) -> usize {
 }
 
 /// As many sequences as have the tokens that are measured on.
-fn few(sequences: &[Vec<u32>]) -> &[Vec<u32>] {
+fn few(sequences: &[Example]) -> &[Example] {
     let mut tokens = 0;
     let end = sequences.iter().position(|row| {
-        tokens += row.len();
+        tokens += row.ids.len();
         tokens >= TOKENS
     });
     &sequences[..end.map_or(sequences.len(), |end| end + 1)]
 }
 
 /// The loss without each layer, in nats a token.
-pub fn damage(model: &CausalLm, sequences: &[Vec<u32>], done: &mut dyn FnMut(usize)) -> Result<Vec<f64>> {
+pub fn damage(model: &CausalLm, sequences: &[Example], done: &mut dyn FnMut(usize)) -> Result<Vec<f64>> {
     let _off = tch::no_grad_guard();
     let mut losses = Vec::new();
     for without in 0..model.shape().layers as usize {
         let (mut sum, mut count) = (0.0, 0);
-        for row in few(sequences).iter().filter(|row| row.len() > 1) {
+        for row in few(sequences).iter().filter(|row| row.targets() > 0) {
             signal::check()?;
             sum += loss_without(model, row, without)?;
-            count += row.len() - 1;
+            count += row.targets();
             done(1);
         }
         let loss = sum / count.max(1) as f64;
@@ -103,15 +105,12 @@ pub fn damage(model: &CausalLm, sequences: &[Vec<u32>], done: &mut dyn FnMut(usi
     Ok(losses)
 }
 
-fn loss_without(model: &CausalLm, row: &[u32], without: usize) -> Result<f64> {
-    let ids: Vec<i64> = row.iter().map(|&id| i64::from(id)).collect();
-    let ids_bt = Tensor::f_from_slice(&ids)?.f_view([1, -1])?.f_to_device(model.device())?;
-    let tokens = row.len() as i64 - 1;
+fn loss_without(model: &CausalLm, row: &Example, without: usize) -> Result<f64> {
+    let tokens = row.targets() as i64;
     let mut visit = |layer: usize, x: &Tensor, block: &dyn Fn(&Tensor) -> Result<Tensor>| {
         if layer == without { Ok(x.shallow_clone()) } else { block(x) }
     };
-    let hidden = model.hidden_with(&ids_bt.f_narrow(1, 0, tokens)?, None, &mut visit)?.f_flatten(0, 1)?;
-    let targets = ids_bt.f_narrow(1, 1, tokens)?.f_flatten(0, 1)?;
+    let (hidden, targets) = states(model, row, None, &mut visit)?;
     let mut sum = 0.0;
     for start in (0..tokens).step_by(HEAD_CHUNK as usize) {
         let n = HEAD_CHUNK.min(tokens - start);
@@ -123,13 +122,11 @@ fn loss_without(model: &CausalLm, row: &[u32], without: usize) -> Result<f64> {
 }
 
 /// 1 - cos between each layer's input and output, mean over tokens.
-pub fn distances(model: &CausalLm, sequences: &[Vec<u32>], done: &mut dyn FnMut(usize)) -> Result<Vec<f64>> {
+pub fn distances(model: &CausalLm, sequences: &[Example], done: &mut dyn FnMut(usize)) -> Result<Vec<f64>> {
     let _off = tch::no_grad_guard();
     let (mut sums, mut count) = (vec![0.0; model.shape().layers as usize], 0);
     for row in few(sequences) {
         signal::check()?;
-        let ids: Vec<i64> = row.iter().map(|&id| i64::from(id)).collect();
-        let ids_bt = Tensor::f_from_slice(&ids)?.f_view([1, -1])?.f_to_device(model.device())?;
         let mut visit = |layer: usize, x: &Tensor, block: &dyn Fn(&Tensor) -> Result<Tensor>| {
             let out = block(x)?;
             let wide = |t: &Tensor| t.f_to_kind(Kind::Float);
@@ -138,8 +135,8 @@ pub fn distances(model: &CausalLm, sequences: &[Vec<u32>], done: &mut dyn FnMut(
             sums[layer] += off.f_double_value(&[])?;
             Ok(out)
         };
-        let _ = model.hidden_with(&ids_bt, None, &mut visit)?;
-        count += row.len();
+        let _ = model.hidden_with(&tensor(model, row)?, None, &mut visit)?;
+        count += row.ids.len();
         done(1);
     }
     Ok(sums.into_iter().map(|sum| sum / count.max(1) as f64).collect())

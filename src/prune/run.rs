@@ -11,6 +11,7 @@ use super::layers::{self, Rule};
 use super::sample::{Amount, Sample};
 use super::shape::{Layers, Sizes, Wish, sizes};
 use super::vocabulary::{self, Bpe};
+use crate::data::Example;
 use crate::error::{Error, Result};
 use crate::model::score::{check_finite, log_probabilities};
 use crate::model::{CausalLm, LoadOptions, read_design};
@@ -113,7 +114,7 @@ pub fn prune(job: &Job, watch: &mut Watch<'_>) -> Result<Done> {
 
 /// Every token must have a row: a tokenizer of another model may say more.
 fn check_ids(sample: &Sample, rows: i64, input: &Path) -> Result<()> {
-    let all = sample.sequences.iter().chain(&sample.held).flatten();
+    let all = sample.sequences.iter().chain(&sample.held).flat_map(|row| &row.ids);
     match all.into_iter().find(|id| i64::from(**id) >= rows) {
         None => Ok(()),
         Some(id) => Err(Error::data("a token that the model has no row for")
@@ -245,19 +246,23 @@ fn cut(
     Ok((params, After { staged, cost: Cost::of_rows(&costs, &held), bytes }))
 }
 
-/// The same text in another tokenizer's tokens, and its bytes.
+/// The same text in another tokenizer's tokens, and the bytes of what counts of it. What is longer than the context is
+/// cut where that ends.
 fn again(
-    rows: &[Vec<u32>],
+    rows: &[Example],
     old: &Tokenizer,
     new: &Tokenizer,
     context: usize,
-) -> Result<(Vec<Vec<u32>>, usize)> {
+) -> Result<(Vec<Example>, usize)> {
     let (mut held, mut bytes) = (Vec::new(), 0);
     for row in rows {
-        let text = old.decode(row, false)?;
+        let (given, learnt) = row.ids.split_at(row.from.min(row.ids.len()));
+        let mut ids = new.encode(&old.decode(given, false)?, false)?;
+        let (from, text) = (ids.len().max(1), old.decode(learnt, false)?);
         bytes += text.len();
-        let ids = new.encode(&text, false)?;
-        held.extend(ids.chunks(context).filter(|part| part.len() > 1).map(<[u32]>::to_vec));
+        ids.extend(new.encode(&text, false)?);
+        ids.truncate(context);
+        held.push(Example { ids, from, ..Example::default() });
     }
     Ok((held, bytes))
 }
@@ -270,8 +275,8 @@ struct Cost {
 }
 
 impl Cost {
-    fn of_rows(costs: &[f64], rows: &[Vec<u32>]) -> Self {
-        Cost { nats: costs.iter().sum(), tokens: rows.iter().map(|row| row.len().saturating_sub(1)).sum() }
+    fn of_rows(costs: &[f64], rows: &[Example]) -> Self {
+        Cost { nats: costs.iter().sum(), tokens: rows.iter().map(Example::targets).sum() }
     }
 
     fn perplexity(self) -> f64 {
@@ -283,19 +288,20 @@ impl Cost {
     }
 }
 
-/// Minus log p of each row's tokens but the first, summed.
-fn costs(model: &CausalLm, rows: &[Vec<u32>], what: &'static str, watch: &mut Watch<'_>) -> Result<Vec<f64>> {
-    let ids: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+/// Minus log p of what counts of each row, summed.
+fn costs(model: &CausalLm, rows: &[Example], what: &'static str, watch: &mut Watch<'_>) -> Result<Vec<f64>> {
+    let ids: Vec<&[u32]> = rows.iter().map(|row| row.ids.as_slice()).collect();
     let mut done = counted(what, rows.len(), watch);
     let scores = log_probabilities(model, &ids, &mut |n| {
         done(n);
         signal::check()
     })?;
-    let cost = |scores: &Vec<f32>| {
-        check_finite(scores, 0)?;
-        Ok(-scores.iter().map(|x| f64::from(*x)).sum::<f64>())
+    let cost = |(row, scores): (&Example, &Vec<f32>)| {
+        let own = scores.get(row.from.max(1) - 1..).unwrap_or_default();
+        check_finite(own, row.from)?;
+        Ok(-own.iter().map(|x| f64::from(*x)).sum::<f64>())
     };
-    scores.iter().map(cost).collect()
+    rows.iter().zip(&scores).map(cost).collect()
 }
 
 /// Counts steps for who watches.

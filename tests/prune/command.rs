@@ -9,7 +9,7 @@ use retort::quickstart::rows::{Draw, Replies, write};
 use retort::seed::{Stream, draw};
 use serde_json::{Value, json};
 
-use crate::support::{Answer, command, finish, fixture};
+use crate::support::{Answer, MOST_MEMORY, command, finish, fixture};
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -17,7 +17,10 @@ fn text(path: &Path) -> &str {
 
 pub fn prune(model: &str, input: &Path, out: &Path, more: &[&str]) -> Answer {
     let arguments = ["prune", "--model", model, "--input", text(input), "--out", text(out), "--json"];
-    finish(command(&[&arguments, more].concat()), Duration::from_secs(120))
+    let answer = finish(command(&[&arguments, more].concat()), Duration::from_secs(120));
+    let (seconds, peak) = (answer.time.as_secs_f64(), answer.peak);
+    assert!(peak < MOST_MEMORY, "{more:?} held {peak} bytes and took {seconds:.1} s");
+    answer
 }
 
 pub fn good(model: &str, input: &Path, out: &Path, more: &[&str]) -> Value {
@@ -52,10 +55,14 @@ fn a_folder_is_written_whole_with_a_card() {
         assert_eq!(done["params"][1], count);
         assert_eq!(done["layers"].as_array().unwrap().len(), 1);
         let card = std::fs::read_to_string(out.join("README.md")).unwrap();
-        for says in [importance, "| hidden channels |", "| perplexity |", "Layers that stayed", &count.to_string()] {
+        for says in
+            [importance, "| hidden channels |", "| perplexity |", "Layers that stayed", &count.to_string()]
+        {
             assert!(card.contains(says), "{says}: {card}");
         }
-        for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"] {
+        for name in
+            ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"]
+        {
             let same = std::fs::read(out.join(name)).unwrap() == std::fs::read(model.join(name)).unwrap();
             assert!(same, "{name} is another");
         }
@@ -69,7 +76,8 @@ fn the_full_size_keeps_the_perplexity() {
     let dir = tempfile::tempdir().unwrap();
     let (input, out) = (dir.path().join("rows.jsonl"), dir.path().join("out"));
     let row = |line: &str| json!({"prompt": "Say it.", "response": line}).to_string() + "\n";
-    std::fs::write(&input, corpus(40).lines().filter(|l| !l.is_empty()).map(row).collect::<String>()).unwrap();
+    std::fs::write(&input, corpus(40).lines().filter(|l| !l.is_empty()).map(row).collect::<String>())
+        .unwrap();
     let model = fixture("score/llama");
     let hidden = read_design(&model).unwrap().shape().hidden.to_string();
     let done = good(text(&model), &input, &out, &["--hidden", &hidden, "--sequence", "64", "--dtype", "f32"]);
@@ -130,7 +138,8 @@ fn what_cannot_be_is_one_line() {
         path
     };
     let (input, empty) = (file("text.txt", &corpus(20)), file("empty.txt", "\n\n"));
-    let (broken, short) = (file("rows.jsonl", "{\"prompt\": \"a\"}\nno\n"), file("short.txt", "a"));
+    let (broken, short) =
+        (file("rows.jsonl", "{\"prompt\": \"a\"}\nno\n"), file("short.jsonl", "{\"ids\": [5]}\n"));
     let there = file("there", "");
     let out = dir.path().join("out");
     let (llama, gpt2) = (fixture("score/llama"), fixture("score/gpt2"));
@@ -165,6 +174,6 @@ fn what_cannot_be_is_one_line() {
             .map(|f| f.unwrap().file_name().into_string().unwrap())
             .collect();
         left.sort();
-        assert_eq!(left, ["empty.txt", "rows.jsonl", "short.txt", "text.txt", "there"], "{more:?}");
+        assert_eq!(left, ["empty.txt", "rows.jsonl", "short.jsonl", "text.txt", "there"], "{more:?}");
     }
 }

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test says so by panicking")]
 
 mod command;
+#[expect(dead_code, reason = "the parity tests use all of it")]
 #[path = "../parity/golden.rs"]
 mod golden;
 #[path = "../support/mod.rs"]
@@ -12,6 +13,7 @@ mod support;
 mod vocabulary;
 
 use golden::{Golden, distance, fixture, worst};
+use retort::data::Example;
 use retort::model::{CausalLm, LoadOptions, Padding, design_of};
 use retort::prune::importance::{Masks, Scores, Watches};
 use retort::prune::{Kept, Student, layers};
@@ -45,10 +47,11 @@ fn config(case: &str) -> Map<String, Value> {
     ModelFiles::read(&folder.join("config.json"), &folder).unwrap().config().clone()
 }
 
-fn sequences(golden: &Golden, case: &str) -> Vec<Vec<u32>> {
+fn sequences(golden: &Golden, case: &str) -> Vec<Example> {
     let ids = golden.get(&format!("{case}.ids"));
     let rows: Vec<Vec<i64>> = Vec::try_from(ids).unwrap();
-    rows.into_iter().map(|row| row.into_iter().map(|id| id as u32).collect()).collect()
+    let ids = |row: Vec<i64>| row.into_iter().map(|id| id as u32).collect();
+    rows.into_iter().map(|row| Example { ids: ids(row), from: 1, ..Example::default() }).collect()
 }
 
 /// A list of lists as a tensor.

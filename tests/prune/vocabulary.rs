@@ -62,7 +62,11 @@ fn ids_that_files_name_follow_and_rows_are_those_of_their_tokens() {
     }
     let rows = |folder: &Path| {
         let options = retort::model::LoadOptions::default();
-        retort::model::CausalLm::load(folder, options).unwrap().params().get("model.embed_tokens.weight").unwrap()
+        retort::model::CausalLm::load(folder, options)
+            .unwrap()
+            .params()
+            .get("model.embed_tokens.weight")
+            .unwrap()
     };
     let (theirs, ours) = (rows(&model), rows(&out));
     for id in 0..new.vocab_size() as u32 {
