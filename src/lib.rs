@@ -31,6 +31,8 @@ pub mod model;
 // Layer 3
 pub mod decode;
 
+pub mod prune;
+
 // Layer 4
 pub mod rollout;
 

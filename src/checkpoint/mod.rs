@@ -22,8 +22,8 @@ use crate::error::{Error, Result};
 use crate::optim::Optimizer;
 use crate::store::{Folder, Lock, Staged, read_file, remove_folder, remove_leftovers};
 use crate::weights::Dtype;
+pub use crate::weights::ModelFiles;
 use crate::weights::save::write_tensors_to;
-pub use folder::ModelFiles;
 use manifest::Manifest;
 
 /// The longest state.json that is read.

@@ -2,6 +2,7 @@
 //! in `args/models.rs` of those that do.
 
 mod models;
+mod prune;
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -11,6 +12,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use super::machine::{DeviceChoice, DtypeChoice};
 use crate::native;
 pub use models::{Chat, Distill, Eval, Gap, Generate, Rows, Score};
+pub use prune::Prune;
 
 /// `retort --version`: ours, libtorch's, and the commit.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -36,6 +38,7 @@ Examples:
   retort distill run.toml --out runs/one                train a student
   retort eval --model MODEL --input rows.jsonl --metrics rouge_l,perplexity
   retort report runs/one runs/two                       a page that shows both
+  retort prune --model MODEL --input text.txt --params 100M --out STUDENT
   retort import model.gguf --out MODEL                  a Hugging Face folder from a GGUF file
 
 Exit codes:
@@ -70,6 +73,8 @@ pub enum Command {
     Eval(Eval),
     /// A conversation, line by line
     Chat(Chat),
+    /// A smaller model cut out of a larger one
+    Prune(Prune),
     /// A page that shows runs side by side
     Report(Report),
     /// What a model folder holds, how far a run is, or what a config sets

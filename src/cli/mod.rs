@@ -16,6 +16,7 @@ mod machine;
 mod models;
 mod output;
 mod progress;
+mod prune;
 mod quickstart;
 mod report;
 mod score;
@@ -70,6 +71,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Gap(args) => gap::run(args, common),
         Command::Eval(args) => eval::run(args, common),
         Command::Chat(args) => chat::run(args, common),
+        Command::Prune(args) => prune::run(args, common),
         Command::Report(args) => report::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),
         Command::Import(args) => import::run(args, common),

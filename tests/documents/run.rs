@@ -17,13 +17,17 @@ use crate::{pages, root, text_of};
 const KNOWN: [&str; 7] = ["retort", "cat", "cp", "grep", "head", "ls", "tail"];
 
 /// Commands that are not run, and why.
-const NOT_RUN: [(&str, &str); 6] = [
+const NOT_RUN: [(&str, &str); 7] = [
     ("make quickstart", "builds a binary, and runs `retort quickstart`"),
     ("make hello", "fetches a real model"),
     ("make test", "is what runs this"),
     (
         "cargo run --release --example methods -- runs/methods",
         "trains for an hour what the quickstart trains once",
+    ),
+    (
+        "retort prune --model MODEL --input text.txt --params 100M --out STUDENT",
+        "needs a model of real size; docs/how-to/prune.md has commands for any",
     ),
     ("make build", "builds what this tests"),
     ("retort import model.gguf --out MODEL", "needs a GGUF model of real size; lib::gguf imports small ones"),
