@@ -197,6 +197,8 @@ pub struct Train {
     pub best: Best,
     /// Updates in a row that may be skipped for numbers that are not finite. Default 10.
     pub max_skipped: u64,
+    /// `[train.regime]`: the settings above are those of a smaller batch. Default none.
+    pub regime: Option<super::Regime>,
 }
 
 /// `[sampling]`

@@ -94,6 +94,9 @@ pub(super) fn tables(config: &RunConfig) -> Result<Vec<(String, Vec<Line>)>> {
         ],
     ));
     all.push(("train".into(), train(s)));
+    if let Some(regime) = &s.train.regime {
+        all.push(("train.regime".into(), super::regime::lines(regime)));
+    }
     let p = &s.sampling;
     all.push((
         "sampling".into(),

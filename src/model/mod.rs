@@ -11,6 +11,7 @@ pub mod attention;
 pub mod cache;
 pub mod config;
 pub mod gap;
+pub mod ghost;
 pub mod layers;
 pub mod lm;
 pub mod rope;

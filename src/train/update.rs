@@ -11,7 +11,7 @@ use retort_policies::objective::head::{HeadGrads, Want};
 use retort_policies::objective::input::{Barred, Side};
 use retort_policies::objective::rows::first_of_rows;
 use retort_policies::{Part, Policy, Scored, Signals, Unit, View};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::batch::Micro;
 use super::setup::Material;
@@ -137,14 +137,16 @@ impl Updater {
         native::zero_all(&self.sums)?;
         let main: Vec<&Learnt> = work.main.iter().collect();
         let (numbers, sampled) = (&work.numbers[..], work.sampled);
-        let rows = PartRows { part: Part::Main, rows: &main, numbers, divisor, tokens, sampled };
+        let (noise, beside) = work.noise.split_at(work.noise.len().min(main.len()));
+        let rows = PartRows { part: Part::Main, rows: &main, numbers, noise, divisor, tokens, sampled };
         let (mut loss, mut terms) = self.part(material, &rows)?;
         if !work.corpus.is_empty() {
             let text: Vec<Learnt> = work.corpus.iter().cloned().map(Learnt::given).collect();
             let tokens = work.corpus.iter().map(Example::targets).sum();
             let rows = text.iter().collect::<Vec<_>>();
             let part = Part::Corpus;
-            let rows = PartRows { part, rows: &rows, numbers: &[], divisor: tokens, tokens, sampled: false };
+            let (rows, numbers, noise, sampled) = (&rows[..], &[][..], beside, false);
+            let rows = PartRows { part, rows, numbers, noise, divisor: tokens, tokens, sampled };
             let (more, named) = self.part(material, &rows)?;
             loss += more;
             terms.extend(named);
@@ -161,7 +163,8 @@ impl Updater {
         for group in by_length(&lengths, self.cut) {
             let rows: Vec<&Learnt> = group.iter().map(|&row| part.rows[row]).collect();
             let numbers: Vec<u64> = group.iter().filter_map(|&row| part.numbers.get(row).copied()).collect();
-            let group = PartRows { rows: &rows, numbers: &numbers, ..*part };
+            let noise: Vec<f64> = group.iter().filter_map(|&row| part.noise.get(row).copied()).collect();
+            let group = PartRows { rows: &rows, numbers: &numbers, noise: &noise, ..*part };
             self.micro(material, &group, divisor, &mut sums)?;
         }
         self.head.iter().try_for_each(|head| head.add(&self.sums, 1.0 / divisor))?;
@@ -183,6 +186,7 @@ impl Updater {
         let signals: Vec<Signals> = part.rows.iter().filter_map(|row| row.signals.clone()).collect();
         let (eos, least) = (&self.eos, if part.sampled { self.least } else { 0 });
         let at_n = first_of_rows(&micro.lengths, least, student.device())?;
+        let scale_n = each_token(part.noise, &micro.lengths, student.device())?;
         let view = View {
             part: part.part,
             student: Side::Hidden { hidden_nd: &hidden_nd, head: student.scoring_head() },
@@ -191,6 +195,7 @@ impl Updater {
             lengths: &micro.lengths,
             signals: &signals,
             vocabulary: material.vocabulary as i64,
+            scale_n: scale_n.as_ref(),
             barred: (least > 0).then_some(Barred { ids: eos, at_n: &at_n }),
             want: match &mut self.head {
                 Some(head) => Want::Head(&mut head.grads),
@@ -238,11 +243,22 @@ struct PartRows<'a> {
     rows: &'a [&'a Learnt],
     /// Their numbers among all rows; none of text beside them.
     numbers: &'a [u64],
+    /// What the gradient of each is multiplied with; none for 1.
+    noise: &'a [f64],
     /// What the part's sums are divided by, and its tokens.
     divisor: usize,
     tokens: usize,
     /// Whether EOS was barred at first.
     sampled: bool,
+}
+
+/// A number for each token of rows that have one each; none where they have none.
+fn each_token(rows: &[f64], lengths: &[usize], device: Device) -> Result<Option<Tensor>> {
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let all: Vec<f64> = rows.iter().zip(lengths).flat_map(|(&x, &n)| std::iter::repeat_n(x, n)).collect();
+    Ok(Some(Tensor::f_from_slice(&all)?.f_to_device(device)?))
 }
 
 /// The states that a model's head sees at the scored positions, without a gradient.
@@ -313,7 +329,7 @@ impl Sums {
     fn read(self, divisor: f64, tokens: f64) -> Result<(f64, Vec<(&'static str, f64)>)> {
         let numbers = |t: Option<Tensor>| -> Result<Vec<f64>> {
             match t {
-                Some(t) => Ok(Vec::try_from(t.f_to_kind(Kind::Double)?.f_to_device(tch::Device::Cpu)?)?),
+                Some(t) => Ok(Vec::try_from(t.f_to_kind(Kind::Double)?.f_to_device(Device::Cpu)?)?),
                 None => Ok(Vec::new()),
             }
         };
