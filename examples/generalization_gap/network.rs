@@ -101,7 +101,7 @@ impl Sgd {
         let _off = tch::no_grad_guard();
         let grads: Vec<Tensor> = self.parameters.iter().map(Tensor::grad).collect();
         if self.clip > 0.0 {
-            native::clip(&grads, self.clip)?;
+            let _norm = native::clip(&grads, self.clip)?;
         }
         for (momentum, (parameter, grad)) in self.momenta.iter().zip(self.parameters.iter().zip(&grads)) {
             let _new = momentum.shallow_clone().f_mul_scalar_(MOMENTUM)?.f_add_(grad)?;

@@ -185,6 +185,8 @@ fn train(file: &Path, top: &Table) -> Result<Train> {
         keep: section.count("keep", 1)?.unwrap_or(3),
         best: section.choice("best", &Best::NAMES, Best::RougeL)?,
         max_skipped: section.count("max_skipped", 1)?.unwrap_or(10) as u64,
+        measure_distance: section.flag("measure_distance", false)?,
+        measure_noise: section.count("measure_noise", 0)?.unwrap_or(0) as u64,
         regime: super::regime::read(&mut section)?,
     };
     if train.min_lr > train.lr {

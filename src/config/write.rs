@@ -153,6 +153,8 @@ fn train(s: &Settings) -> Vec<Line> {
         ("keep", t.keep.to_string()),
         ("best", quoted(t.best.name())),
         ("max_skipped", t.max_skipped.to_string()),
+        ("measure_distance", t.measure_distance.to_string()),
+        ("measure_noise", t.measure_noise.to_string()),
     ];
     lines.into_iter().map(|(key, value)| (key.to_string(), value)).collect()
 }

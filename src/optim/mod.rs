@@ -7,6 +7,7 @@
 //! biases without. The norm that is told is the one before clipping.
 
 pub mod diffusion;
+pub mod noise;
 pub mod regime;
 pub mod schedule;
 

@@ -8,6 +8,7 @@
 mod adapters;
 mod batch;
 mod card;
+mod drift;
 mod evaluate;
 mod feed;
 mod gather;
@@ -15,6 +16,7 @@ mod journal;
 mod keep;
 mod kept;
 pub mod machine;
+mod noise;
 mod plan;
 mod regime;
 mod replies;
@@ -310,6 +312,7 @@ impl Loop {
     fn step(&mut self, lr: f64, clock: &mut Instant, watch: &mut dyn Watch) -> Result<()> {
         let mut work = self.gather.next(self.state.step, &self.material, self.updater.policy(), watch)?;
         work.noise = self.scaled.noise(self.state.step + 1, &work)?;
+        work.measured = self.scaled.measures(self.state.step + 1);
         let mut told = self.updater.run(&self.material, &work, &mut self.optimizer, lr)?;
         told.terms.extend_from_slice(&work.values);
         self.state.step += 1;
@@ -331,6 +334,11 @@ impl Loop {
         let stages = [&work.seconds[..], &[("train", told.time)]].concat();
         let seconds = [&[("total", total)], &stages[..]].concat();
         self.journal.add(&Line::update(self.state.step, &told, lr, place, &seconds, skipped.as_deref()))?;
+        if let Some(noise) = told.noise.filter(|_| skipped.is_none()) {
+            self.state.noise.add(noise);
+            self.journal.add(&Line::noise(self.state.step, noise, &self.state.noise))?;
+        }
+        self.drift(lr)?;
         watch.update(News {
             step: self.state.step,
             steps: self.steps,

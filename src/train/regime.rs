@@ -83,6 +83,11 @@ impl Scaled {
         Some(text)
     }
 
+    /// Whether the gradient noise scale is measured at this update.
+    pub fn measures(&self, step: u64) -> bool {
+        self.train.measure_noise > 0 && step.is_multiple_of(self.train.measure_noise)
+    }
+
     /// What the gradient of each row is multiplied with at update `step`: first the main rows, then those of the
     /// corpus; nothing where there is no noise. Documents of one packed row are one sequence.
     pub fn noise(&self, step: u64, work: &Work) -> Result<Vec<f64>> {

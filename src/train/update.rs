@@ -14,6 +14,7 @@ use retort_policies::{Part, Policy, Scored, Signals, Unit, View};
 use tch::{Device, Kind, Tensor};
 
 use super::batch::Micro;
+use super::noise;
 use super::setup::Material;
 use super::teacher::{Among, Said, Teacher};
 use super::work::{Learnt, Work};
@@ -22,6 +23,7 @@ use crate::data::{Example, by_length};
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, Padding};
 use crate::native;
+use crate::optim::noise::Estimate;
 use crate::optim::{Optimizer, Outcome};
 
 /// What is told of an update.
@@ -37,6 +39,8 @@ pub struct Told {
     pub tokens: usize,
     /// Rows.
     pub rows: usize,
+    /// What was measured of the gradient's noise.
+    pub noise: Option<Estimate>,
     /// How long it took.
     pub time: Duration,
 }
@@ -50,6 +54,8 @@ pub struct Gradient {
     pub terms: Vec<(&'static str, f64)>,
     /// Tokens learnt.
     pub tokens: usize,
+    /// What was measured of its noise, by the main rows.
+    pub noise: Option<Estimate>,
 }
 
 /// What updates are made with.
@@ -104,6 +110,11 @@ impl Updater {
         &self.sums
     }
 
+    /// Puts other tensors where gradients add up, and answers those.
+    pub(super) fn replace_sums(&mut self, sums: Vec<Tensor>) -> Vec<Tensor> {
+        std::mem::replace(&mut self.sums, sums)
+    }
+
     /// How rows are cut.
     pub fn cut(&self) -> Cut {
         self.cut
@@ -118,13 +129,13 @@ impl Updater {
         lr: f64,
     ) -> Result<Told> {
         let begun = Instant::now();
-        let Gradient { loss, terms, tokens } = self.gradient(material, work)?;
+        let Gradient { loss, terms, tokens, noise } = self.gradient(material, work)?;
         let outcome =
             if loss.is_finite() { optimizer.step(&self.sums, lr)? } else { Outcome::Skipped(f64::NAN) };
         if let Outcome::Done(_) = outcome {
             material.learnt().publish()?;
         }
-        Ok(Told { outcome, loss, terms, tokens, rows: work.main.len(), time: begun.elapsed() })
+        Ok(Told { outcome, loss, terms, tokens, rows: work.main.len(), noise, time: begun.elapsed() })
     }
 
     /// The gradient of an update, into the sums.
@@ -139,7 +150,7 @@ impl Updater {
         let (numbers, sampled) = (&work.numbers[..], work.sampled);
         let (noise, beside) = work.noise.split_at(work.noise.len().min(main.len()));
         let rows = PartRows { part: Part::Main, rows: &main, numbers, noise, divisor, tokens, sampled };
-        let (mut loss, mut terms) = self.part(material, &rows)?;
+        let (mut loss, mut terms, noise) = self.part(material, &rows, work.measured)?;
         if !work.corpus.is_empty() {
             let text: Vec<Learnt> = work.corpus.iter().cloned().map(Learnt::given).collect();
             let tokens = work.corpus.iter().map(Example::targets).sum();
@@ -147,28 +158,49 @@ impl Updater {
             let part = Part::Corpus;
             let (rows, numbers, noise, sampled) = (&rows[..], &[][..], beside, false);
             let rows = PartRows { part, rows, numbers, noise, divisor: tokens, tokens, sampled };
-            let (more, named) = self.part(material, &rows)?;
+            let (more, named, _) = self.part(material, &rows, false)?;
             loss += more;
             terms.extend(named);
         }
-        Ok(Gradient { loss, terms, tokens })
+        Ok(Gradient { loss, terms, tokens, noise })
     }
 
-    /// Forward, score, backward of one part, micro-batch by micro-batch: its loss and terms.
-    fn part(&mut self, material: &Material, part: &PartRows<'_>) -> Result<(f64, Vec<(&'static str, f64)>)> {
+    /// Forward, score, backward of one part, micro-batch by micro-batch: its loss and terms, and its gradient's noise
+    /// where that is `measured`.
+    fn part(&mut self, material: &Material, part: &PartRows<'_>, measured: bool) -> Result<Made> {
+        let lengths: Vec<usize> = part.rows.iter().map(|row| row.example.ids.len()).collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let each = if measured { noise::equal_rows(lengths.len(), longest, self.cut) } else { None };
+        let (sums, noise) = match each {
+            Some(each) => self.measured(material, part, each)?,
+            None => {
+                let mut sums = Sums::default();
+                self.groups(material, part, &by_length(&lengths, self.cut), &mut sums)?;
+                (sums, None)
+            }
+        };
+        let (loss, terms) = sums.read(part.divisor.max(1) as f64, part.tokens.max(1) as f64)?;
+        Ok((loss, terms, noise))
+    }
+
+    /// The gradient of these groups of a part's rows, added to the others.
+    pub(super) fn groups(
+        &mut self,
+        material: &Material,
+        part: &PartRows<'_>,
+        groups: &[Vec<usize>],
+        sums: &mut Sums,
+    ) -> Result<()> {
         self.head.iter().try_for_each(HeadPlace::clear)?;
         let divisor = part.divisor.max(1) as f64;
-        let lengths: Vec<usize> = part.rows.iter().map(|row| row.example.ids.len()).collect();
-        let mut sums = Sums::default();
-        for group in by_length(&lengths, self.cut) {
+        for group in groups {
             let rows: Vec<&Learnt> = group.iter().map(|&row| part.rows[row]).collect();
             let numbers: Vec<u64> = group.iter().filter_map(|&row| part.numbers.get(row).copied()).collect();
             let noise: Vec<f64> = group.iter().filter_map(|&row| part.noise.get(row).copied()).collect();
             let group = PartRows { rows: &rows, numbers: &numbers, noise: &noise, ..*part };
-            self.micro(material, &group, divisor, &mut sums)?;
+            self.micro(material, &group, divisor, sums)?;
         }
-        self.head.iter().try_for_each(|head| head.add(&self.sums, 1.0 / divisor))?;
-        sums.read(divisor, part.tokens.max(1) as f64)
+        self.head.iter().try_for_each(|head| head.add(&self.sums, 1.0 / divisor))
     }
 
     fn micro(
@@ -236,11 +268,14 @@ impl Updater {
     }
 }
 
+/// A loss, its terms, what was measured of the gradient's noise.
+type Made = (f64, Vec<(&'static str, f64)>, Option<Estimate>);
+
 /// Some rows of a part of an update.
 #[derive(Clone, Copy)]
-struct PartRows<'a> {
+pub(super) struct PartRows<'a> {
     part: Part,
-    rows: &'a [&'a Learnt],
+    pub(super) rows: &'a [&'a Learnt],
     /// Their numbers among all rows; none of text beside them.
     numbers: &'a [u64],
     /// What the gradient of each is multiplied with; none for 1.
@@ -296,7 +331,7 @@ impl HeadPlace {
 
 /// What the micro-batches add up to, on the device until the part's end.
 #[derive(Default)]
-struct Sums {
+pub(super) struct Sums {
     loss: Option<Tensor>,
     names: Vec<&'static str>,
     terms_k: Option<Tensor>,
