@@ -43,7 +43,9 @@ fn part(folder: &Path, name: &str, most: usize) -> Result<(Tensor, Tensor)> {
     let labels = file(folder, &format!("{name}-labels-idx1-ubyte"), &[])?;
     let (each, rows) = (SIDE * SIDE, labels.len());
     if images.len() != rows * each {
-        return Err(Error::data("as many images as labels were expected").file(folder).found(images.len() / each));
+        return Err(Error::data("as many images as labels were expected")
+            .file(folder)
+            .found(images.len() / each));
     }
     if labels.iter().any(|class| *class > 9) {
         return Err(Error::data("a label above 9").file(folder));

@@ -89,7 +89,8 @@ fn main() -> Result<()> {
     let mut cells = Vec::new();
     for seed in 1..=seeds as u64 {
         for arm in &ARMS {
-            let name = format!("{}-{seed}-{rows}-{epochs}.json", arm.name.replace("+ ", "").replace(' ', "-"));
+            let name =
+                format!("{}-{seed}-{rows}-{epochs}.json", arm.name.replace("+ ", "").replace(' ', "-"));
             let kept = read_file(&folder.path(&name)?, 1 << 20)?;
             let cell = match kept.and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
                 Some(cell) => cell,

@@ -28,8 +28,10 @@ impl Network {
     pub fn new(seed: u64, ghost: i64) -> Result<Self> {
         let options = (Kind::Float, Device::Cpu);
         let layers = CHANNELS.windows(2).enumerate();
-        let kernels = layers.map(|(n, c)| random(seed, n as u64, &[c[1], c[0], 3, 3])).collect::<Result<_>>()?;
-        let norms = CHANNELS[1..].iter().map(|c| GhostNorm::new(*c, ghost, options)).collect::<Result<_>>()?;
+        let kernels =
+            layers.map(|(n, c)| random(seed, n as u64, &[c[1], c[0], 3, 3])).collect::<Result<_>>()?;
+        let norms =
+            CHANNELS[1..].iter().map(|c| GhostNorm::new(*c, ghost, options)).collect::<Result<_>>()?;
         let weight = random(seed, 9, &[CLASSES, CHANNELS[3] * LEFT * LEFT])?;
         let bias = Tensor::f_zeros([CLASSES], options)?.f_set_requires_grad(true)?;
         Ok(Network { kernels, norms, weight, bias })
@@ -38,7 +40,12 @@ impl Network {
     /// All that learns.
     pub fn parameters(&self) -> Vec<Tensor> {
         let norms = self.norms.iter().flat_map(|n| [&n.weight_c, &n.bias_c]);
-        self.kernels.iter().chain(norms).chain([&self.weight, &self.bias]).map(Tensor::shallow_clone).collect()
+        self.kernels
+            .iter()
+            .chain(norms)
+            .chain([&self.weight, &self.bias])
+            .map(Tensor::shallow_clone)
+            .collect()
     }
 
     /// The classes' logits.
@@ -67,7 +74,10 @@ impl Network {
         for from in (0..rows).step_by(500) {
             let count = 500.min(rows - from);
             let found = self.logits(&pixels.f_narrow(0, from, count)?, false)?.f_argmax(1, false)?;
-            right += found.f_eq_tensor(&classes.f_narrow(0, from, count)?)?.f_sum(Kind::Float)?.f_double_value(&[])?;
+            right += found
+                .f_eq_tensor(&classes.f_narrow(0, from, count)?)?
+                .f_sum(Kind::Float)?
+                .f_double_value(&[])?;
         }
         Ok(100.0 * right / rows as f64)
     }

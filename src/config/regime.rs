@@ -99,7 +99,10 @@ pub(super) fn check(config: &RunConfig) -> Result<()> {
     let kappa = train.batch as f64 / regime.reference_batch as f64;
     let noisy = regime.noise == Noise::Multiplicative;
     if noisy && kappa < 1.0 {
-        let expected = format!("at most train.batch, {}: noise makes a large batch as noisy as a small one", train.batch);
+        let expected = format!(
+            "at most train.batch, {}: noise makes a large batch as noisy as a small one",
+            train.batch
+        );
         return wrong("train.regime.reference_batch", expected, regime.reference_batch.to_string());
     }
     match regime.kind {
@@ -113,7 +116,11 @@ pub(super) fn check(config: &RunConfig) -> Result<()> {
         Rules::Sde => match train.betas.into_iter().find(|beta| kappa * (1.0 - beta) >= 1.0) {
             Some(beta) => {
                 let least = 1.0 - 1.0 / kappa;
-                wrong("train.betas", format!("numbers above {least} for a batch {kappa} times as large"), beta.to_string())
+                wrong(
+                    "train.betas",
+                    format!("numbers above {least} for a batch {kappa} times as large"),
+                    beta.to_string(),
+                )
             }
             None => Ok(()),
         },

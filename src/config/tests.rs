@@ -85,6 +85,35 @@ fn mistakes_name_their_line() {
             with("data", "document_attention = true"),
             "run.toml:6: data.document_attention: expected packed, own",
         ),
+        (format!("{SMALL}[train.regime]\n"), "train.regime.kind: expected hoffer or sde"),
+        (
+            format!("{SMALL}[train.regime]\nkind = \"sde\"\n"),
+            "train.regime.reference_batch: expected the batch that the other settings are of",
+        ),
+        (
+            format!("{SMALL}[train.regime]\nkind = \"lamb\"\nreference_batch = 8\n"),
+            "run.toml:10: train.regime.kind: expected hoffer, sde, found \"lamb\"",
+        ),
+        (
+            format!("{SMALL}[train.regime]\nkind = \"sde\"\nreference_batch = 4\n"),
+            "train.betas: expected numbers above 0.9375 for a batch 16 times as large, found 0.9",
+        ),
+        (
+            format!(
+                "{SMALL}[train.regime]\nkind = \"sde\"\nreference_batch = 32\nnoise = \"multiplicative\"\n"
+            ),
+            "run.toml:12: train.regime.noise: expected none",
+        ),
+        (
+            format!(
+                "{SMALL}[train.regime]\nkind = \"hoffer\"\nreference_batch = 128\nnoise = \"multiplicative\"\n"
+            ),
+            "run.toml:11: train.regime.reference_batch: expected at most train.batch, 64",
+        ),
+        (
+            with("train", "clip = 0\nregime = { kind = \"hoffer\", reference_batch = 8 }"),
+            "run.toml:8: train.clip: expected a number above 0",
+        ),
         (with("data", "max_promt = 3"), "did you mean data.max_prompt?"),
         (format!("{SMALL}[studnet]\nmodel = \"x\"\n"), "did you mean student?"),
         (format!("{SMALL}[kd]\nratio = 2\n"), "run.toml:10: kd.ratio: expected 0 to 1, found 2"),

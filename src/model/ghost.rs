@@ -129,7 +129,13 @@ mod tests {
     }
 
     /// `back` is the derivative of a loss by y; running statistics start at 0 and 1.
-    fn reference(x: &Array3<f64>, weight: &[f64], bias: &[f64], back: &Array3<f64>, ghost: usize) -> Reference {
+    fn reference(
+        x: &Array3<f64>,
+        weight: &[f64],
+        bias: &[f64],
+        back: &Array3<f64>,
+        ghost: usize,
+    ) -> Reference {
         let (rows, channels, places) = x.dim();
         let (eta, eps) = (0.1, 1e-5);
         let mut out = Reference {
@@ -140,7 +146,8 @@ mod tests {
             mean: Array1::zeros(channels),
             variance: Array1::ones(channels),
         };
-        let ghosts: Vec<(usize, usize)> = (0..rows).step_by(ghost).map(|a| (a, (a + ghost).min(rows))).collect();
+        let ghosts: Vec<(usize, usize)> =
+            (0..rows).step_by(ghost).map(|a| (a, (a + ghost).min(rows))).collect();
         let n = ghosts.len() as i32;
         for c in 0..channels {
             out.mean[c] *= (1.0f64 - eta).powi(n);
@@ -182,9 +189,7 @@ mod tests {
                 bias_c: Tensor::from_slice(&bias).set_requires_grad(true),
                 ..GhostNorm::new(3, ghost as i64, wide).unwrap()
             };
-            let of = |a: &Array3<f64>| {
-                Tensor::from_slice(a.as_slice().unwrap()).view([rows as i64, 3, 2, 2])
-            };
+            let of = |a: &Array3<f64>| Tensor::from_slice(a.as_slice().unwrap()).view([rows as i64, 3, 2, 2]);
             let input = of(&x).set_requires_grad(true);
             let y = layer.forward(&input, true).unwrap();
             (&y * of(&back)).sum(Kind::Double).backward();
@@ -213,7 +218,8 @@ mod tests {
     #[test]
     fn one_ghost_is_batch_norm() {
         let options = (Kind::Float, Device::Cpu);
-        let made = |place| Tensor::from_slice(&draws(8 * 5 * 9, place)).to_kind(Kind::Float).view([8, 5, 3, 3]);
+        let made =
+            |place| Tensor::from_slice(&draws(8 * 5 * 9, place)).to_kind(Kind::Float).view([8, 5, 3, 3]);
         let layer = GhostNorm::new(5, 8, options).unwrap();
         let (mean, var) = (Tensor::zeros([5], options), Tensor::ones([5], options));
         let (weight, bias) = (Tensor::ones([5], options), Tensor::zeros([5], options));
@@ -222,9 +228,8 @@ mod tests {
             let other = made(turn).set_requires_grad(true);
             let back = made(turn + 10);
             let own = layer.forward(&x, true).unwrap();
-            let theirs = other.batch_norm(
-                Some(&weight), Some(&bias), Some(&mean), Some(&var), true, 0.1, 1e-5, false,
-            );
+            let theirs =
+                other.batch_norm(Some(&weight), Some(&bias), Some(&mean), Some(&var), true, 0.1, 1e-5, false);
             (&own * &back).sum(Kind::Float).backward();
             (&theirs * &back).sum(Kind::Float).backward();
             assert_eq!(own, theirs);

@@ -98,7 +98,8 @@ impl Fit {
 fn power_law(all: &[(f64, f64)]) -> (f64, f64, f64) {
     let last = all.iter().map(|(t, _)| *t).fold(1.0, f64::max);
     let of = |p: f64| {
-        let sum = |f: &dyn Fn(f64, f64) -> f64| all.iter().map(|&(t, y)| f((t / last).powf(p), y)).sum::<f64>();
+        let sum =
+            |f: &dyn Fn(f64, f64) -> f64| all.iter().map(|&(t, y)| f((t / last).powf(p), y)).sum::<f64>();
         let factor = sum(&|x, y| x * y) / sum(&|x, _| x * x);
         (factor, sum(&|x, y| (y - factor * x).powi(2)))
     };

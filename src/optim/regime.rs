@@ -101,7 +101,11 @@ mod tests {
         let hoffer = SMALL.scaled(Rules::Hoffer, Noise::None, 288, 32).unwrap();
         let expected = Recipe { lr: 3e-3, min_lr: 3e-4, ..SMALL };
         assert!((hoffer.lr - expected.lr).abs() < 1e-15 && (hoffer.min_lr - expected.min_lr).abs() < 1e-15);
-        assert_eq!(Recipe { lr: SMALL.lr, min_lr: SMALL.min_lr, ..hoffer }, SMALL, "and nothing else changes");
+        assert_eq!(
+            Recipe { lr: SMALL.lr, min_lr: SMALL.min_lr, ..hoffer },
+            SMALL,
+            "and nothing else changes"
+        );
         let sde = SMALL.scaled(Rules::Sde, Noise::None, 288, 32).unwrap();
         assert!((sde.lr - 3e-3).abs() < 1e-15 && (sde.min_lr - 3e-4).abs() < 1e-15);
         assert!((sde.betas[0] - 0.1).abs() < 1e-12 && (sde.betas[1] - 0.91).abs() < 1e-12);

@@ -99,7 +99,9 @@ impl Loop {
                 self.journal.add(&Line::distance(step, constant, &found))
             }
             Ok(_) => {
-                tracing::warn!("no distance is measured: the student's folder is not what the run began with");
+                tracing::warn!(
+                    "no distance is measured: the student's folder is not what the run began with"
+                );
                 Ok(())
             }
             Err(e) => {

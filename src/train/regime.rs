@@ -114,3 +114,46 @@ fn short(x: f64) -> String {
     let rounded: f64 = format!("{x:.4e}").parse().unwrap_or(x);
     if (1e-3..1e4).contains(&rounded.abs()) { rounded.to_string() } else { format!("{rounded:e}") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::work::Learnt;
+    use super::*;
+    use crate::data::Example;
+
+    fn noisy(spread: f64, seed: u64) -> Scaled {
+        let text = "policy = 'sft'\nstudent.model = 'm'\ndata.train = ['r']\ntrain.steps = 1\n";
+        let config = RunConfig::parse(text, "x.toml".as_ref(), &[format!("seed={seed}")]).unwrap();
+        let plain = scaled(&config, &config.policy().unwrap().plan(), 100, 64).unwrap();
+        let recipe =
+            Recipe { steps: 1, warmup: 0, lr: 1.0, min_lr: 0.0, betas: [0.9, 0.9], eps: 1e-8, noise: spread };
+        Scaled { recipe: Some(recipe), ..plain }
+    }
+
+    fn work(numbers: Vec<u64>, corpus: usize) -> Work {
+        let row = || Example { ids: vec![1, 2], ..Example::default() };
+        let main = numbers.iter().map(|_| Learnt::given(row())).collect();
+        Work { main, numbers, corpus: (0..corpus).map(|_| row()).collect(), ..Work::default() }
+    }
+
+    /// Mean 1, variance s^2, another draw for each update and row, and one for the documents of a packed row.
+    #[test]
+    fn draws_are_around_one() {
+        let (a, rows) = (noisy(3.0, 1), work((0..5000).collect(), 0));
+        let all = a.noise(1, &rows).unwrap();
+        let n = all.len() as f64;
+        let mean = all.iter().sum::<f64>() / n;
+        let variance = all.iter().map(|z| (z - mean).powi(2)).sum::<f64>() / n;
+        // Four standard errors: 3 / sqrt(n), and 9 sqrt(2 / n).
+        assert!((mean - 1.0).abs() < 0.17 && (variance - 9.0).abs() < 0.72, "{mean}, {variance}");
+        assert_eq!(all, noisy(3.0, 1).noise(1, &rows).unwrap());
+        assert_ne!(all, noisy(3.0, 2).noise(1, &rows).unwrap());
+        assert_ne!(all, a.noise(2, &rows).unwrap());
+        let packed = a.noise(1, &work(vec![7, 7, 8, 9, 9], 2)).unwrap();
+        assert_eq!(packed.len(), 7);
+        assert!(packed[0] == packed[1] && packed[3] == packed[4]);
+        let apart: std::collections::BTreeSet<u64> = packed.iter().map(|z| z.to_bits()).collect();
+        assert_eq!(apart.len(), 5);
+        assert!(noisy(0.0, 1).noise(1, &rows).unwrap().is_empty());
+    }
+}

@@ -18,8 +18,15 @@ pub(super) fn section(runs: &[Run]) -> Section {
     let axes = || (Axis::log("update, logarithmic"), Axis::new("norm of the difference"));
     let (x, y) = axes();
     let mut chart = Chart::new("Distance of all weights", x, y).named();
-    let mut table =
-        Table::new(["run", "block", "slope on ln t", "R²", "power", "R² of the power law", "distances fitted"]);
+    let mut table = Table::new([
+        "run",
+        "block",
+        "slope on ln t",
+        "R²",
+        "power",
+        "R² of the power law",
+        "distances fitted",
+    ]);
     for &(n, run) in &measured {
         chart = chart.with(Series::marks(&run.name, floats(run.metrics.distances.of(WHOLE))).styled(n));
         if let Some((fit, from, to)) = fitted(run, WHOLE) {

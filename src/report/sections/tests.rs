@@ -98,12 +98,15 @@ fn distances_are_drawn_with_their_law() {
             2.0 * far,
             (20..=300).contains(&t)
         );
-        text += &format!("{{\"step\":{t},\"noise_scale\":{{\"signal\":1,\"covariance\":8,\"sequences\":null}}}}\n");
+        text += &format!(
+            "{{\"step\":{t},\"noise_scale\":{{\"signal\":1,\"covariance\":8,\"sequences\":null}}}}\n"
+        );
     }
     let html = html(&[&runs.write("a", "metrics.jsonl", &text)]);
     let part = part(&html, "Distance from the start");
     assert!(part.contains("update, logarithmic") && part.contains("a: a + b ln t"), "{part}");
-    let row = |block: &str| part.split("<tr>").find(|row| row.contains(&format!("<td>{block}</td>"))).unwrap();
+    let row =
+        |block: &str| part.split("<tr>").find(|row| row.contains(&format!("<td>{block}</td>"))).unwrap();
     for (block, slope) in [("whole", "0.2500"), ("layer 0", "0.5000")] {
         let numbers = row(block);
         assert!(numbers.contains(&format!(">{slope}<")) && numbers.contains(">1.0000<"), "{numbers}");
