@@ -94,9 +94,7 @@ pub(super) fn tables(config: &RunConfig) -> Result<Vec<(String, Vec<Line>)>> {
         ],
     ));
     all.push(("train".into(), train(s)));
-    if let Some(regime) = &s.train.regime {
-        all.push(("train.regime".into(), super::regime::lines(regime)));
-    }
+    all.extend(s.train.regime.as_ref().map(|r| ("train.regime".into(), super::regime::lines(r))));
     let p = &s.sampling;
     all.push((
         "sampling".into(),

@@ -43,7 +43,9 @@ impl Options {
             ("dtype", kind_name(self.kind).into()),
             ("threads", tch::get_num_threads().to_string()),
         ];
-        facts.extend(scaled.says().map(|text| ("regime", text)));
+        if let Some(text) = scaled.says() {
+            facts.extend([("regime", text), ("updates", scaled.steps.to_string())]);
+        }
         facts
     }
 }

@@ -17,13 +17,21 @@ use crate::{pages, root, text_of};
 const KNOWN: [&str; 7] = ["retort", "cat", "cp", "grep", "head", "ls", "tail"];
 
 /// Commands that are not run, and why.
-const NOT_RUN: [(&str, &str); 6] = [
+const NOT_RUN: [(&str, &str); 8] = [
     ("make quickstart", "builds a binary, and runs `retort quickstart`"),
     ("make hello", "fetches a real model"),
     ("make test", "is what runs this"),
     (
         "cargo run --release --example methods -- runs/methods",
         "trains for an hour what the quickstart trains once",
+    ),
+    (
+        "cargo run --release --example generalization_gap -- data/fashion-mnist runs/generalization-gap",
+        "trains fifteen networks on images that a script fetches; quickstart::the_gap_is_measured_and_goes_on has few of its own",
+    ),
+    (
+        "cargo run --release --example critical_batch -- runs/critical-batch",
+        "builds again what quickstart::branches_are_compared runs",
     ),
     ("make build", "builds what this tests"),
     ("retort import model.gguf --out MODEL", "needs a GGUF model of real size; lib::gguf imports small ones"),

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::fixture;
+use crate::support::{command, finish, fixture};
 use crate::{Case, losses, tensors};
 
 fn case() -> Case {
@@ -51,6 +51,10 @@ fn a_regime_keeps_updates_or_epochs() {
     assert_eq!((plan["steps"].as_u64(), plan["regime"]["warmup"].as_u64()), (Some(6), Some(1)), "{plan}");
     assert!(near(plan["regime"]["betas"][0].as_f64().unwrap(), 0.6, 1e-12), "{plan}");
     assert!(near(plan["regime"]["eps"].as_f64().unwrap(), 5e-9, 1e-12), "{plan}");
+    assert!(text.contains("updates = \"24\""), "{text}");
+    let answer = finish(command(&["inspect", &case.text("sde"), "--json"]), crate::LIMIT);
+    let told: Value = serde_json::from_str(answer.out.trim()).unwrap();
+    assert_eq!((told["done"].as_u64(), told["steps"].as_u64()), (Some(6), Some(6)), "{told}");
     // A resumed run is the same one, and another reference another.
     case.good("hoffer", &hoffer, &["--resume"]);
     let other: Vec<&str> = hoffer.iter().map(|s| s.trim_end_matches("=1")).collect();
