@@ -113,7 +113,7 @@ pub(super) fn check(config: &RunConfig) -> Result<()> {
             let expected = "none: noise stands in the place of the learning rate's root, which sde rests on";
             wrong("train.regime.noise", expected.into(), regime.noise.name().into())
         }
-        Rules::Sde => match train.betas.into_iter().find(|beta| kappa * (1.0 - beta) >= 1.0) {
+        Rules::Sde => match train.betas.into_iter().find(|beta| kappa * (1.0 - beta) > 1.0 - 1e-9) {
             Some(beta) => {
                 let least = 1.0 - 1.0 / kappa;
                 wrong(

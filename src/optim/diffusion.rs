@@ -15,7 +15,8 @@ const DECADE: f64 = 16.0;
 /// The least number of distances that a law is fitted to.
 const FEWEST: usize = 4;
 
-/// Whether the distance after this update is measured: those are spaced evenly on a logarithmic axis.
+/// Whether the distance after this update is measured: the first ten, and then such as are spaced evenly on a
+/// logarithmic axis.
 ///
 /// ```
 /// use retort::optim::diffusion::due;
@@ -24,8 +25,8 @@ const FEWEST: usize = 4;
 /// assert_eq!((1000..10_000).filter(|n| due(*n)).count(), 16);
 /// ```
 pub fn due(step: u64) -> bool {
-    if step == 0 {
-        return false;
+    if step <= FIRST {
+        return step > 0;
     }
     let place = (step as f64).log10() * DECADE;
     let near = [place.floor(), place.ceil()];
@@ -145,7 +146,7 @@ mod tests {
         assert_eq!(fit.points, points(bent).iter().filter(|(t, _)| (20..=2000).contains(t)).count());
         let early = |t: f64| if t < 10.0 { 9.0 } else { t.ln() };
         assert!(Fit::of(&points(early), 0, u64::MAX).unwrap().r2 > 1.0 - 1e-12);
-        assert!(Fit::of(&points(bent), 20, 30).is_some_and(|f| f.points < 6));
+        assert!(Fit::of(&points(bent), 20, 40).is_some_and(|f| f.points == 5));
         assert_eq!(Fit::of(&points(bent), 20, 22), None, "too few");
         assert_eq!(Fit::of(&points(|_| 3.0), 0, u64::MAX), None, "nothing to explain");
         assert_eq!(Fit::of(&[(10, f64::NAN), (20, 1.0), (30, 1.0), (40, 2.0)], 0, 99), None);

@@ -15,6 +15,9 @@ use serde::Serialize;
 use crate::config::{Noise, Rules};
 use crate::error::{Error, Result};
 
+/// What is nearer to 0 than this is 0, and was not rounded to it: 10 x (1 - 0.9) is a little below 1.
+const NEAR: f64 = 1e-9;
+
 /// What a batch's size has a say in.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Recipe {
@@ -59,7 +62,7 @@ impl Recipe {
             return Ok(large);
         }
         let betas = self.betas.map(|beta| 1.0 - kappa * (1.0 - beta));
-        if let Some(at) = betas.iter().position(|beta| *beta <= 0.0) {
+        if let Some(at) = betas.iter().position(|beta| *beta < NEAR) {
             return Err(Error::user("an Adam without memory")
                 .field("train.betas")
                 .expected(format!("numbers above {} for a batch {kappa} times as large", 1.0 - 1.0 / kappa))

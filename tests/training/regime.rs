@@ -88,7 +88,7 @@ fn noise_is_of_run_step_and_row() {
         assert!(near(*a, b, 1e-4), "{a} and {b}: a row's draw does not depend on the cut");
     }
     let half: Vec<&str> =
-        noisy.iter().map(|s| if *s == "train.steps=4" { "train.steps=2" } else { s }).collect();
+        noisy.iter().map(|s| if *s == "train.steps=4" { "train.steps=2" } else { *s }).collect();
     case.good("two", &half, &[]);
     case.good("two", &noisy, &["--resume"]);
     assert_eq!(case.bytes("two", "final/model.safetensors"), case.bytes("noisy", "final/model.safetensors"));
@@ -133,7 +133,7 @@ fn distances_are_measured_and_resumed() {
         let sum: f64 =
             blocks.iter().filter(|(k, _)| *k != "whole").map(|(_, x)| x.as_f64().unwrap().powi(2)).sum();
         assert!(near(sum.sqrt(), blocks["whole"].as_f64().unwrap(), 1e-9), "{line}");
-        assert!(blocks.contains_key("embedding") && blocks.contains_key("layer_1"), "{line}");
+        assert!(blocks.contains_key("embedding") && blocks.contains_key("layer_0"), "{line}");
         assert_eq!(line["constant_rate"].as_bool(), Some(line["step"].as_u64().unwrap() > 3));
     }
     let last = found.last().unwrap()["distance"]["whole"].as_f64().unwrap();
@@ -170,14 +170,17 @@ fn a_start_that_changed_is_noticed() {
 #[test]
 fn the_noise_scale_is_that_of_the_formula() {
     let case = case();
-    let row = |text: &str| format!("{{\"prompt\":\"ab\",\"response\":\"{text}\"}}\n");
-    for (name, rows) in [("one", vec!["cde"]), ("other", vec!["edc"]), ("both", vec!["cde", "edc"])] {
-        std::fs::write(case.path(name), rows.into_iter().map(row).collect::<String>()).unwrap();
+    let rows = ["{\"ids\":[5,6,7,8,9],\"prompt_len\":2}\n", "{\"ids\":[9,8,7,6,5],\"prompt_len\":2}\n"];
+    for (name, text) in
+        [("one", rows[0].to_string()), ("other", rows[1].to_string()), ("both", rows.concat())]
+    {
+        std::fs::write(case.path(name), text).unwrap();
     }
     let run = |out: &str, file: &str, more: &[&str]| {
         let data = format!("data.train={}", case.text(file));
         let settings =
-            [&["train.lr=1e-3", "train.batch=2", "train.schedule=constant", data.as_str()], more].concat();
+            [&["train.lr=1e-3", "train.batch=2", "train.schedule=constant", data.as_str()][..], more]
+                .concat();
         case.good(out, &settings, &[]);
         case.metrics(out)
     };

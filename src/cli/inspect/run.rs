@@ -81,7 +81,7 @@ impl Told {
             self.evaluation = Some((step, eval.clone()));
             return;
         }
-        if line.get("variance").is_some() {
+        if ["variance", "distance", "noise_scale"].iter().any(|own| line.get(*own).is_some()) {
             return;
         }
         self.done = step;
