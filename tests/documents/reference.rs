@@ -36,7 +36,7 @@ fn least(policy: &str, length: &str, more: &[&str]) -> Result<RunConfig, String>
     let text = format!(
         "policy = \"{policy}\"\n[student]\nmodel = \"m\"\n[student.lora]\n[teacher]\nmodel = \"t\"\n\
          cache_dir = \"c\"\n[data]\n{rows} = \"r\"\n[train]\n{length} = 1\n\
-         [train.regime]\nkind = \"hoffer\"\nreference_batch = 64\n"
+         [train.regime]\nkind = \"sde\"\nreference_batch = 64\n"
     );
     let set: Vec<String> = more.iter().map(|s| s.to_string()).collect();
     RunConfig::parse(&text, "x.toml".as_ref(), &set).map_err(|e| e.to_string())
