@@ -76,12 +76,14 @@ fn block(name: &str) -> String {
         return format!("layer_{number}");
     }
     let has = |parts: &[&str]| name.split('.').any(|part| parts.contains(&part));
-    match () {
-        () if has(&["lm_head", "embed_out"]) => "head",
-        () if has(&["wte", "wpe", "embed_tokens", "embed_positions", "embed_in"]) => "embedding",
-        () => "rest",
-    }
-    .into()
+    let block = if has(&["lm_head", "embed_out"]) {
+        "head"
+    } else if has(&["wte", "wpe", "embed_tokens", "embed_positions", "embed_in"]) {
+        "embedding"
+    } else {
+        "rest"
+    };
+    block.into()
 }
 
 impl Loop {
