@@ -61,7 +61,7 @@ fn show(plan: &Plan, common: &Common) -> Result<()> {
     if common.json {
         answer.json(&json!({
             "run": plan.out, "params": plan.parameters, "adapter_params": plan.adapters, "teacher_params": plan.teacher_parameters,
-            "rows": plan.rows, "valid": plan.valid, "steps": plan.steps,
+            "rows": plan.rows, "valid": plan.valid, "steps": plan.steps, "regime": plan.regime.as_ref().map(|(recipe, _)| recipe),
             "tokens_at_once": plan.at_once.map(|(tokens, _)| tokens),
             "recompute": plan.at_once.map(|(_, twice)| twice),
             "memory": plan.memory, "total_memory": plan.total_memory,
@@ -78,6 +78,7 @@ fn show(plan: &Plan, common: &Common) -> Result<()> {
         rows.extend(counts.map(|c| (what, counted(&c))));
     }
     rows.extend(plan.steps.map(|n| ("updates", n.to_string())));
+    rows.extend(plan.regime.iter().map(|(_, says)| ("regime", says.clone())));
     rows.extend(plan.at_once.map(|(tokens, twice)| {
         ("at once", format!("{tokens} tokens{}", if twice { ", blocks computed twice" } else { "" }))
     }));

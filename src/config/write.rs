@@ -94,6 +94,7 @@ pub(super) fn tables(config: &RunConfig) -> Result<Vec<(String, Vec<Line>)>> {
         ],
     ));
     all.push(("train".into(), train(s)));
+    all.extend(s.train.regime.as_ref().map(|r| ("train.regime".into(), super::regime::lines(r))));
     let p = &s.sampling;
     all.push((
         "sampling".into(),
@@ -150,6 +151,8 @@ fn train(s: &Settings) -> Vec<Line> {
         ("keep", t.keep.to_string()),
         ("best", quoted(t.best.name())),
         ("max_skipped", t.max_skipped.to_string()),
+        ("measure_distance", t.measure_distance.to_string()),
+        ("measure_noise", t.measure_noise.to_string()),
     ];
     lines.into_iter().map(|(key, value)| (key.to_string(), value)).collect()
 }

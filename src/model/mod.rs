@@ -12,6 +12,7 @@ pub mod axes;
 pub mod cache;
 pub mod config;
 pub mod gap;
+pub mod ghost;
 pub mod layers;
 pub mod lm;
 pub mod rope;

@@ -8,6 +8,7 @@
 mod adapters;
 mod batch;
 mod card;
+mod drift;
 mod evaluate;
 mod feed;
 mod gather;
@@ -15,7 +16,9 @@ mod journal;
 mod keep;
 mod kept;
 pub mod machine;
+mod noise;
 mod plan;
+mod regime;
 mod replies;
 mod sampled;
 mod setup;
@@ -43,6 +46,7 @@ use feed::Feed;
 use gather::Gather;
 use journal::{Journal, Line};
 pub use plan::{Plan, plan};
+use regime::Scaled;
 pub use setup::{Material, Options};
 use update::Updater;
 pub use watch::{News, Silent, Watch};
@@ -108,8 +112,8 @@ pub fn run_policy(
     let cut = feed.cut(cutting.cut);
     let keeping = keep::Keeping { config: &config, dir: &dir, cut, policy: policy.as_ref() };
     keep::keep(&keeping, &mut material, &mut feed, &evaluation, watch)?;
-    let steps = steps(&config.settings.train, feed.rows(), feed.batch());
-    let mut optimizer = Optimizer::new(material.learnt(), optimizer_settings(&config.settings.train))?;
+    let scaled = regime::scaled(&config, &policy.plan(), feed.rows(), feed.batch())?;
+    let mut optimizer = Optimizer::new(material.learnt(), optimizer_settings(&scaled.train))?;
     let state = match &saved {
         Some(checkpoint) => {
             checkpoint.restore(&mut optimizer)?;
@@ -117,10 +121,10 @@ pub fn run_policy(
         }
         None => State::default(),
     };
-    dir.folder().write_bytes("config.toml", config.as_run(&options.facts())?.as_bytes())?;
+    dir.folder().write_bytes("config.toml", config.as_run(&options.facts(&scaled))?.as_bytes())?;
     let journal = Journal::open(&dir, &state, evaluation.samples())?;
     material.student.set_recompute(cutting.recompute);
-    let gather = Gather::new(&config, &material, policy.as_ref(), (feed, corpus), steps);
+    let gather = Gather::new(&config, &material, policy.as_ref(), (feed, corpus), scaled.steps);
     let updater = Updater::new(&material, policy, cut, config.settings.sampling.min_new_tokens)?;
     let saved_at = saved.as_ref().map(|s| s.state.step);
     let mut training = Loop {
@@ -133,13 +137,13 @@ pub fn run_policy(
         updater,
         journal,
         state,
-        steps,
+        steps: scaled.steps,
+        scaled,
         saved_at,
     };
     training.restore(saved.as_ref())?;
     let done = training.run(options, watch)?;
-    let best = training.best();
-    Ok(Finished { run: out.to_path_buf(), steps, done, best })
+    Ok(Finished { run: out.to_path_buf(), steps: training.steps, done, best: training.best() })
 }
 
 fn holds_a_run(out: &std::path::Path) -> Error {
@@ -189,6 +193,7 @@ struct Loop {
     journal: Journal,
     state: State,
     steps: u64,
+    scaled: Scaled,
     /// The update that is on the disk as a checkpoint.
     saved_at: Option<u64>,
 }
@@ -217,7 +222,7 @@ impl Loop {
         if begun >= self.steps && self.dir.path().join("final/config.json").exists() {
             return Ok(0);
         }
-        let course = course(&self.config.settings.train, self.steps);
+        let course = course(&self.scaled.train, self.steps);
         let mut clock = Instant::now();
         loop {
             let last = self.state.step >= self.steps;
@@ -306,7 +311,9 @@ impl Loop {
 
     /// One update.
     fn step(&mut self, lr: f64, clock: &mut Instant, watch: &mut dyn Watch) -> Result<()> {
-        let work = self.gather.next(self.state.step, &self.material, self.updater.policy(), watch)?;
+        let mut work = self.gather.next(self.state.step, &self.material, self.updater.policy(), watch)?;
+        work.noise = self.scaled.noise(self.state.step + 1, &work)?;
+        work.measured = self.scaled.measures(self.state.step + 1);
         let mut told = self.updater.run(&self.material, &work, &mut self.optimizer, lr)?;
         told.terms.extend_from_slice(&work.values);
         self.state.step += 1;
@@ -328,6 +335,11 @@ impl Loop {
         let stages = [&work.seconds[..], &[("train", told.time)]].concat();
         let seconds = [&[("total", total)], &stages[..]].concat();
         self.journal.add(&Line::update(self.state.step, &told, lr, place, &seconds, skipped.as_deref()))?;
+        if let Some(noise) = told.noise.filter(|_| skipped.is_none()) {
+            self.state.noise.add(noise);
+            self.journal.add(&Line::noise(self.state.step, noise, &self.state.noise))?;
+        }
+        self.drift(lr)?;
         watch.update(News {
             step: self.state.step,
             steps: self.steps,

@@ -10,6 +10,7 @@ use tch::{Device, Kind, Tensor};
 use super::feed;
 use super::keep::states_width;
 use super::machine::{Replies, Sizes, total_memory};
+use super::regime;
 use super::sampled;
 use super::setup::{Options, Parts};
 use super::teacher::tokens_width;
@@ -18,6 +19,7 @@ use crate::config::{Keep, RunConfig};
 use crate::data::{Corpus, Counts, Need, Preparation};
 use crate::error::{Error, Result};
 use crate::model::config::Shape;
+use crate::optim::regime::Recipe;
 
 /// What a run would be.
 #[derive(Debug, Clone)]
@@ -36,6 +38,8 @@ pub struct Plan {
     pub valid: Option<Counts>,
     /// Updates.
     pub steps: Option<u64>,
+    /// What the regime of a large batch makes of the settings, and the same in a line.
+    pub regime: Option<(Recipe, String)>,
     /// Tokens that go through together, and whether blocks are computed twice.
     pub at_once: Option<(usize, bool)>,
     /// The most memory it would hold, in bytes.
@@ -84,6 +88,7 @@ pub fn plan(config: RunConfig, out: &Path, options: &Options) -> Result<Plan> {
         rows: None,
         valid: None,
         steps: None,
+        regime: None,
         at_once: None,
         memory: None,
         total_memory: total_memory(options.device),
@@ -97,7 +102,9 @@ pub fn plan(config: RunConfig, out: &Path, options: &Options) -> Result<Plan> {
     };
     let train = &config.settings.train;
     let batch = train.batch.min(rows);
-    let steps = super::steps(train, rows, batch);
+    let scaled = regime::scaled(&config, &config.policy()?.plan(), rows, batch)?;
+    let steps = scaled.steps;
+    plan.regime = scaled.recipe.zip(scaled.says());
     let size = options.kind.elt_size_in_bytes() as u64;
     let sizes = Sizes {
         student: parts.shape.clone(),

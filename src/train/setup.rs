@@ -8,6 +8,7 @@ use tch::{Device, Kind};
 use super::adapters::{self, Adapted};
 use super::feed::Feed;
 use super::machine::{Cutting, Replies, Sizes, total_memory};
+use super::regime::Scaled;
 use super::teacher::Teacher;
 use crate::checkpoint::{Checkpoint, ModelFiles, RunDir};
 use crate::config::{Keep, Origin, RunConfig};
@@ -33,15 +34,19 @@ pub struct Options {
 
 impl Options {
     /// The facts that `config.toml` in the run directory carries.
-    pub fn facts(&self) -> Vec<(&'static str, String)> {
-        vec![
+    pub(super) fn facts(&self, scaled: &Scaled) -> Vec<(&'static str, String)> {
+        let mut facts = vec![
             ("version", env!("CARGO_PKG_VERSION").into()),
             ("commit", env!("RETORT_COMMIT").into()),
             ("libtorch", crate::native::torch_version()),
             ("device", device_name(self.device)),
             ("dtype", kind_name(self.kind).into()),
             ("threads", tch::get_num_threads().to_string()),
-        ]
+        ];
+        if let Some(text) = scaled.says() {
+            facts.extend([("regime", text), ("updates", scaled.steps.to_string())]);
+        }
+        facts
     }
 }
 
