@@ -46,5 +46,7 @@ pub mod train;
 // Layer 6
 pub mod quickstart;
 
+pub mod law;
+
 // Layer 7
 pub mod cli;

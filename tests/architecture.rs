@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The rooms in order: each uses only those before it.
-const ROOMS: [&str; 18] = [
+const ROOMS: [&str; 19] = [
     "error",
     "seed",
     "signal",
@@ -26,6 +26,7 @@ const ROOMS: [&str; 18] = [
     "report",
     "train",
     "quickstart",
+    "law",
 ];
 
 /// The program's own room, above all.
