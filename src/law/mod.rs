@@ -5,9 +5,12 @@
 //! (distillation scaling laws). Both are evaluated as printed, with a word wherever a question lies outside of what
 //! they were fitted to.
 
+pub mod grid;
+
 mod advise;
 mod curves;
 mod fit;
+mod initial;
 mod page;
 mod points;
 mod published;

@@ -86,6 +86,9 @@ const NAMES: [&str; 14] = [
     "initial_perplexity",
 ];
 
+/// Columns that a grid writes beside them, for people.
+const BESIDE: [&str; 3] = ["student_params", "updates", "run"];
+
 /// What a cell may hold.
 #[derive(Clone, Copy)]
 enum Kind {
@@ -130,7 +133,8 @@ impl Points {
         if rows.is_empty() {
             return Err(Error::data("no points").expected("a line for each run"));
         }
-        let passed_over = head.into_iter().filter(|name| !NAMES.contains(&name.as_str())).collect();
+        let known = |name: &str| NAMES.contains(&name) || BESIDE.contains(&name);
+        let passed_over = head.into_iter().filter(|name| !known(name)).collect();
         Ok(Points { rows, passed_over })
     }
 }

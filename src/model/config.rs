@@ -77,6 +77,11 @@ impl RawConfig {
         }
     }
 
+    /// Of fields that stand, or will stand, in this file.
+    pub fn of(file: &Path, fields: Map<String, Value>) -> Self {
+        RawConfig { file: file.to_path_buf(), fields }
+    }
+
     /// The fields of an object inside, under the same file name in errors.
     pub fn inside(&self, key: &str) -> Result<Option<RawConfig>> {
         match self.fields.get(key) {

@@ -92,7 +92,11 @@ pub fn read_design(folder: &Path) -> Result<Box<dyn Design>> {
 
 /// Reads and checks a config.json of any name.
 pub fn read_config(file: &Path) -> Result<Box<dyn Design>> {
-    let raw = RawConfig::open(file)?;
+    design(&RawConfig::open(file)?)
+}
+
+/// Checks a config.json that was read.
+pub fn design(raw: &RawConfig) -> Result<Box<dyn Design>> {
     let model_type = raw.text("model_type")?;
     let found = ARCHITECTURES.iter().find(|(name, _)| *name == model_type);
     let Some((_, read)) = found else {
@@ -104,7 +108,7 @@ pub fn read_config(file: &Path) -> Result<Box<dyn Design>> {
             return Err(raw.bad(key, what, "a setting that changes the weights"));
         }
     }
-    read(&raw)
+    read(raw)
 }
 
 /// A part of a model, made of params with a common prefix in their names.

@@ -42,7 +42,7 @@ use evaluate::Evaluation;
 use feed::Feed;
 use gather::Gather;
 use journal::{Journal, Line};
-pub use plan::{Plan, plan};
+pub use plan::{Plan, plan, speed};
 pub use setup::{Material, Options};
 use update::Updater;
 pub use watch::{News, Silent, Watch};

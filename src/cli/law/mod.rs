@@ -1,8 +1,9 @@
 //! `retort law`: which teacher a student learns most from, by published laws (`advise.rs`), or by
-//! those fitted to what was measured (`fit.rs`).
+//! those fitted to what was measured (`fit.rs`), which a grid measures (`run.rs`).
 
 mod advise;
 mod fit;
+mod run;
 
 use clap::{Args, Subcommand};
 
@@ -22,6 +23,8 @@ pub struct Law {
 pub enum What {
     /// Which teacher to take, by two published laws
     Advise(advise::Advise),
+    /// A grid of teachers and students, trained and measured
+    Run(run::Run),
     /// The laws fitted to what a grid measured
     Fit(fit::Fit),
 }
@@ -29,6 +32,7 @@ pub enum What {
 pub(super) fn run(args: &Law, common: &Common) -> Result<()> {
     match &args.what {
         What::Advise(args) => advise::run(args, common),
+        What::Run(args) => run::run(args, common),
         What::Fit(args) => fit::run(args, common),
     }
 }
