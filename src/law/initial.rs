@@ -239,3 +239,76 @@ fn write(
     write_tensors(staged.folder(), tensors, Dtype::F32)?;
     staged.commit()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::Params;
+
+    fn shape(folder: &Path) -> (Shape, Vec<Spec>) {
+        let config = serde_json::json!({
+            "model_type": "llama", "vocab_size": 11, "hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 16, "tie_word_embeddings": true,
+        });
+        let file = folder.join("config.json");
+        std::fs::write(&file, config.to_string()).unwrap();
+        let design = crate::model::read_config(&file).unwrap();
+        (design.shape().clone(), design.specs())
+    }
+
+    /// Scales the rows of a tensor's axis.
+    fn scaled(t: &Tensor, axis: i64, places: &[i64], by: f64) -> Tensor {
+        let t = t.copy();
+        places.iter().for_each(|at| drop(t.narrow(axis, *at, 1).g_mul_scalar_(by)));
+        t
+    }
+
+    #[test]
+    fn the_largest_weights_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shape, specs) = shape(dir.path());
+        let mut tensors = Params::random(&specs, 1).unwrap();
+        for (name, t) in &mut tensors {
+            // Channels 0, 3, 4, 7; in layer 1 the second group, in layer 0 the first; neurons 1, 2, 5.
+            for (axis, kind) in axes(name).unwrap().into_iter().enumerate() {
+                let axis = axis as i64;
+                let group = i64::from(name.contains("layers.1."));
+                *t = match kind {
+                    Axis::Hidden => scaled(t, axis, &[0, 3, 4, 7], 9.0),
+                    Axis::Ffn => scaled(t, axis, &[1, 2, 5], 9.0),
+                    Axis::Keys => scaled(t, axis, &[2 * group, 2 * group + 1], 9.0),
+                    Axis::Queries => scaled(t, axis, &(4 * group..4 * group + 4).collect::<Vec<_>>(), 9.0),
+                    Axis::Whole => t.shallow_clone(),
+                };
+            }
+        }
+        let numbers = |t: Tensor| Vec::<i64>::try_from(t).unwrap();
+        let of = |tensors: &[(String, Tensor)], axis, n| numbers(kept(tensors, axis, &shape, n).unwrap());
+        assert_eq!(of(&tensors, Axis::Hidden, 4), [0, 3, 4, 7]);
+        for layer in 0..2 {
+            let own: Vec<(String, Tensor)> = tensors
+                .iter()
+                .filter(|(name, _)| name.contains(&format!("layers.{layer}.")))
+                .map(|(name, t)| (name.clone(), t.shallow_clone()))
+                .collect();
+            assert_eq!(of(&own, Axis::Keys, 1), [layer]);
+            assert_eq!(of(&own, Axis::Ffn, 3), [1, 2, 5]);
+        }
+        assert_eq!(numbers(spread(&Tensor::from_slice(&[0i64, 2]), 3).unwrap()), [0, 1, 2, 6, 7, 8]);
+    }
+
+    #[test]
+    fn a_size_is_met_from_below() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shape, specs) = shape(dir.path());
+        let whole: i64 = specs.iter().map(Spec::numel).sum();
+        assert_eq!(Widths::of(&shape).parameters(&shape, &specs).unwrap(), whole);
+        assert_eq!(widths(&shape, &specs, whole).unwrap(), None, "a teacher that is no larger");
+        assert_eq!(widths(&shape, &specs, 5).unwrap(), None, "less than the smallest cut");
+        for wanted in [120, 200, 350, 500, whole - 1] {
+            let found = widths(&shape, &specs, wanted).unwrap().unwrap();
+            let there = found.parameters(&shape, &specs).unwrap();
+            assert!(there <= wanted && there > wanted - 60, "{wanted} {found:?} {there}");
+        }
+    }
+}

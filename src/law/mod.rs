@@ -20,7 +20,7 @@ mod sizes;
 pub use advise::{Advice, ByLoss, BySize, Ground, Optimum, Question, Taught, advise, optimum, short};
 pub use curves::curves;
 pub use fit::{Alone, Curve, Fits, Form, Forms, Line, Quadratic, Verdict, fit};
-pub use page::{cells, page, words};
+pub use page::{cells, mean, page, words};
 pub use points::{ALONE, Measured, Points};
 pub use published::{CapacityGap, Published, Scaling};
 pub use scaling::{Distilled, Size, Supervised};

@@ -194,10 +194,7 @@ fn rows(points: &Points) -> Section {
         "teacher's loss",
     ]);
     for cell in cells(points) {
-        let mean = |of: fn(&Measured) -> Option<f64>| {
-            let all: Vec<f64> = cell.iter().filter_map(|row| of(row)).collect();
-            (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64)
-        };
+        let mean = |of: fn(&Measured) -> Option<f64>| mean(&cell, of);
         let number = |x: Option<f64>, digits| x.map_or_else(Cell::none, |x| Cell::number(x, digits));
         let (first, loss) = (cell[0], mean(|row| Some(row.loss)));
         table = table.row([
@@ -213,6 +210,12 @@ fn rows(points: &Points) -> Section {
         ]);
     }
     Section::new("Every cell").table(table)
+}
+
+/// The mean of a number over a cell's runs, as far as they have it.
+pub fn mean(cell: &[&Measured], of: impl Fn(&Measured) -> Option<f64>) -> Option<f64> {
+    let all: Vec<f64> = cell.iter().filter_map(|row| of(row)).collect();
+    (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64)
 }
 
 /// Runs that differ in their seeds alone, together.

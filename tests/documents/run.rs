@@ -17,7 +17,7 @@ use crate::{pages, root, text_of};
 const KNOWN: [&str; 7] = ["retort", "cat", "cp", "grep", "head", "ls", "tail"];
 
 /// Commands that are not run, and why.
-const NOT_RUN: [(&str, &str); 6] = [
+const NOT_RUN: [(&str, &str); 9] = [
     ("make quickstart", "builds a binary, and runs `retort quickstart`"),
     ("make hello", "fetches a real model"),
     ("make test", "is what runs this"),
@@ -26,6 +26,12 @@ const NOT_RUN: [(&str, &str); 6] = [
         "trains for an hour what the quickstart trains once",
     ),
     ("make build", "builds what this tests"),
+    ("scripts/law-corpus", "fetches text"),
+    (
+        "retort law run configs/research/capacity-gap.toml --out runs/capacity-gap",
+        "trains for half an hour; tests/law.rs trains a grid in seconds",
+    ),
+    ("cargo run --release --example capacity_gap -- demo", "builds an example; tests/law.rs runs it"),
     ("retort import model.gguf --out MODEL", "needs a GGUF model of real size; lib::gguf imports small ones"),
 ];
 

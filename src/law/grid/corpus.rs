@@ -4,14 +4,14 @@
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::config::grid::GridData;
 use crate::data::{Reader, Row};
 use crate::error::{Error, Result};
 use crate::signal;
 use crate::store::Folder;
-use crate::store::hash::Hasher;
+use crate::store::hash::{self, Hasher};
 
 /// Letters of a held-out piece, for each token that is read of it.
 const LETTERS: usize = 4;
@@ -62,6 +62,12 @@ impl Split {
         lines(&folder, "students.jsonl", students.iter().map(String::as_str))?;
         lines(&folder, "held-out.jsonl", picked)?;
         Ok(Self::at(out))
+    }
+
+    /// What they hold.
+    pub fn digests(&self) -> Result<Value> {
+        let files = [&self.teachers, &self.students, &self.held_out];
+        files.into_iter().map(|file| Ok(Value::from(hash::of_long_file(file)?.1))).collect()
     }
 }
 

@@ -85,6 +85,7 @@ pub fn run(config: &GridConfig, settings: &Settings, hears: &dyn Hears) -> Resul
     let cells = Cells::of(config, shared.rows, shared.eos)?;
     hears.begins("corpus", "documents apart: the teachers', the students', and what is held out");
     let split = Split::write(&config.data, out.root())?;
+    settle(&out, vec![("text".into(), split.digests()?)])?;
     let grid = Grid { config, settings, cells: &cells, split: &split, hears };
     hears.begins("teachers", &format!("{} of them, each trained once", cells.teachers.len()));
     // The largest takes longest, so it is begun first.
@@ -118,32 +119,32 @@ const FACTS: &str = "grid.json";
 /// The folder: a new one, or that of the same grid.
 fn take(config: &GridConfig, path: &Path) -> Result<Folder> {
     let empty = std::fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none());
-    let facts = config.facts();
-    let file = path.join(FACTS);
-    let mut all = serde_json::Map::new();
-    if !empty {
-        let bytes = read_file(&file, 1 << 20)?.ok_or_else(|| {
-            Error::user("the folder holds something else")
-                .file(path)
-                .expected("an empty folder, or that of a grid")
-        })?;
-        let Ok(Value::Object(before)) = serde_json::from_slice(&bytes) else {
-            return Err(Error::data("not the facts of a grid").file(&file));
-        };
-        for (name, value) in &facts {
-            if before.get(name).is_some_and(|b| b != value) {
-                return Err(Error::user("the grid was begun with another setting")
-                    .file(&file)
-                    .field(name)
-                    .advice("set it as it was to go on, or begin a new grid with another --out"));
-            }
-        }
-        all = before;
+    if !empty && !path.join(FACTS).exists() {
+        return Err(Error::user("the folder holds something else")
+            .file(path)
+            .expected("an empty folder, or that of a grid"));
     }
     let folder = Folder::create(path)?;
-    all.extend(facts);
-    write_json(&folder, FACTS, &Value::Object(all))?;
+    settle(&folder, config.facts())?;
     Ok(folder)
+}
+
+/// Writes down what cells depend on; what stands there already must be the same.
+fn settle(folder: &Folder, facts: Vec<(String, Value)>) -> Result<()> {
+    let file = folder.path(FACTS)?;
+    let mut all = match read_file(&file, 1 << 20)?.map(|bytes| serde_json::from_slice(&bytes)) {
+        None => serde_json::Map::new(),
+        Some(Ok(Value::Object(before))) => before,
+        Some(_) => return Err(Error::data("not the facts of a grid").file(&file)),
+    };
+    if let Some((name, _)) = facts.iter().find(|(name, value)| all.get(name).is_some_and(|b| b != value)) {
+        return Err(Error::user("the grid was begun with another setting")
+            .file(&file)
+            .field(name)
+            .advice("set it as it was to go on, or begin a new grid with another --out"));
+    }
+    all.extend(facts);
+    write_json(folder, FACTS, &Value::Object(all))
 }
 
 /// A grid at work.
@@ -219,6 +220,8 @@ impl Grid<'_> {
             format!("data.valid=[{}]", quoted(&self.split.held_out)),
             format!("data.sequence={}", data.sequence),
             format!("data.max_response={}", data.sequence),
+            // Text has no prompts; what is said of them would be a warning.
+            "data.max_prompt=1".into(),
         ];
         set.extend(own.iter().cloned());
         let config = self.config.run(whose, &set)?;
