@@ -5,7 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::{Design, read_design};
-use crate::weights::locate;
+use crate::weights::{Spec, locate};
 
 /// Rows of the table of a usual shape.
 const VOCABULARY: f64 = 50_257.0;
@@ -42,7 +42,7 @@ impl Sizes {
 
     /// Of a config.json.
     pub fn of_design(design: &dyn Design) -> Self {
-        let all = design.specs().iter().map(|spec| spec.numel() as i64).sum();
+        let all: i64 = design.specs().iter().map(Spec::numel).sum();
         Sizes { all: all as f64, body: design.shape().without_embeddings(all) as f64, exact: true }
     }
 

@@ -13,9 +13,9 @@ fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Option<Vec<f64>> {
         b.swap(column, pivot);
         for row in column + 1..n {
             let factor = a[row][column] / a[column][column];
-            for k in column..n {
-                a[row][k] -= factor * a[column][k];
-            }
+            let (above, below) = a.split_at_mut(row);
+            let pairs = below[0][column..].iter_mut().zip(&above[column][column..]);
+            pairs.for_each(|(x, from)| *x -= factor * from);
             b[row] -= factor * b[column];
         }
     }

@@ -54,10 +54,10 @@ pub fn plan(config: &GridConfig, settings: &Settings) -> Result<GridPlan> {
         })
     };
     let (teachers, students) = (tokens(Whose::Teacher)?, tokens(Whose::Student)?);
-    let mut runs = Vec::new();
+    let (mut runs, mut rates) = (Vec::new(), Vec::new());
     for teacher in &cells.teachers {
-        let shape = &teacher.shape;
-        let rate = speed((shape.hidden, shape.ffn), &options)?;
+        let rate = speed((teacher.shape.hidden, teacher.shape.ffn), &options)?;
+        rates.push(rate);
         runs.push(Planned {
             name: format!("teachers/{}", teacher.name),
             teacher: None,
@@ -72,13 +72,13 @@ pub fn plan(config: &GridConfig, settings: &Settings) -> Result<GridPlan> {
         let rate = speed((cut.widths.hidden, cut.widths.ffn), &options)?;
         for cell in cells.cells.iter().filter(|cell| cell.cut == at) {
             let asked = if cell.arm == Arm::Pruned { 0.0 } else { 2.0 * teacher.sizes.all };
-            let work = 6.0 * parameters + asked;
+            let second = 6.0 * parameters / rate + asked / rates[cut.teacher];
             runs.push(Planned {
                 name: format!("cells/{}", cell.name),
                 teacher: Some(teacher.name.clone()),
                 parameters,
                 tokens: students,
-                time: students.map(|d| Duration::from_secs_f64(work * d / rate)),
+                time: students.map(|d| Duration::from_secs_f64(second * d)),
             });
         }
     }
