@@ -48,5 +48,7 @@ pub mod train;
 // Layer 6
 pub mod quickstart;
 
+pub mod law;
+
 // Layer 7
 pub mod cli;

@@ -27,6 +27,7 @@ const ROOMS: [&str; 19] = [
     "report",
     "train",
     "quickstart",
+    "law",
 ];
 
 /// The program's own room, above all.

@@ -39,6 +39,7 @@ Examples:
   retort eval --model MODEL --input rows.jsonl --metrics rouge_l,perplexity
   retort report runs/one runs/two                       a page that shows both
   retort prune --model MODEL --input text.txt --params 100M --out STUDENT
+  retort law advise --student 120M --tokens 10B         which teacher to take
   retort import model.gguf --out MODEL                  a Hugging Face folder from a GGUF file
 
 Exit codes:
@@ -81,6 +82,8 @@ pub enum Command {
     Inspect(Inspect),
     /// A Hugging Face folder from a GGUF file
     Import(Import),
+    /// Which teacher a student learns most from: by published laws, or measured
+    Law(super::law::Law),
     /// Distillation from end to end in two minutes, on a small task
     Quickstart(super::quickstart::Quickstart),
     /// A completion script for a shell

@@ -12,6 +12,7 @@ mod gap;
 mod generate;
 mod import;
 mod inspect;
+mod law;
 mod machine;
 mod models;
 mod output;
@@ -75,6 +76,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Report(args) => report::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),
         Command::Import(args) => import::run(args, common),
+        Command::Law(args) => law::run(args, common),
         Command::Quickstart(args) => quickstart::run(args, common),
         Command::Completions(args) => completions::run(args),
     }

@@ -15,6 +15,7 @@
 //! # Ok::<(), retort::error::Error>(())
 //! ```
 
+pub mod grid;
 pub mod numbers;
 pub mod regime;
 pub mod settings;

@@ -23,9 +23,10 @@ use tch::{Device, Kind};
 
 use crate::error::{Error, Result};
 use crate::eval::per_row::{Paired, PerRow, paired};
-pub use arms::{ARMS, Arm, START};
+pub use arms::{ARMS, Arm, START, for_each};
 pub use bench::{Bench, write_models};
 pub use measure::Measured;
+pub use shipped::{vocabulary, write_tokenizer};
 
 /// The students, in the order of the table.
 const STUDENTS: [&str; 4] = ["sft", "kd", "seqkd", "minillm"];

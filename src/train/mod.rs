@@ -45,7 +45,7 @@ use evaluate::Evaluation;
 use feed::Feed;
 use gather::Gather;
 use journal::{Journal, Line};
-pub use plan::{Plan, plan};
+pub use plan::{Plan, plan, speed};
 use regime::Scaled;
 pub use setup::{Material, Options};
 use update::Updater;

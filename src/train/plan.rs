@@ -131,7 +131,7 @@ pub fn plan(config: RunConfig, out: &Path, options: &Options) -> Result<Plan> {
     // A teacher that is kept is asked once.
     let asked = if plan.cache.is_some() { per_epoch } else { steps as f64 * per_update };
     let work = steps as f64 * per_update * student + asked * teacher;
-    plan.time = Some(Duration::from_secs_f64(work / speed(&parts.shape, options)?));
+    plan.time = Some(Duration::from_secs_f64(work / speed((parts.shape.hidden, parts.shape.ffn), options)?));
     Ok(plan)
 }
 
@@ -260,11 +260,11 @@ fn products(shape: &Shape, parameters: u64) -> f64 {
     parameters as f64 - looked_up as f64
 }
 
-/// Operations a second, measured on one product of the student's shape, and half of it taken: what is not a
+/// Operations a second, measured on one product of these two widths, and half of it taken: what is not a
 /// product is guessed to take as long again. `training::the_time_is_predicted_beside_the_truth` prints what was
 /// predicted and what it took; nothing holds the one to the other.
-fn speed(shape: &Shape, options: &Options) -> Result<f64> {
-    let (rows, d, f) = (256, shape.hidden, shape.ffn);
+pub fn speed((d, f): (i64, i64), options: &Options) -> Result<f64> {
+    let rows = 256;
     let of = |a: i64, b: i64| Tensor::f_full([a, b], 0.01, (options.kind, options.device));
     let (x, w) = (of(rows, d)?, of(f, d)?);
     let product = || -> Result<()> {

@@ -38,6 +38,12 @@ const NOT_RUN: &[(&str, &str)] = &[
         "builds again what quickstart::branches_are_compared runs",
     ),
     ("make build", "builds what this tests"),
+    ("scripts/law-corpus", "fetches text"),
+    (
+        "retort law run configs/research/capacity-gap.toml --out runs/capacity-gap",
+        "trains for half an hour; tests/law.rs trains a grid in seconds",
+    ),
+    ("cargo run --release --example capacity_gap -- demo", "builds an example; tests/law.rs runs it"),
     ("retort import model.gguf --out MODEL", "needs a GGUF model of real size; lib::gguf imports small ones"),
 ];
 
