@@ -13,6 +13,8 @@ use crate::model::{Design, design_of};
 
 /// Widths that a search tries are multiples of this, or of the largest power of two below it in the teacher's.
 const ROUND: i64 = 64;
+/// Below this a hidden width is searched one by one.
+const NARROW: i64 = 512;
 /// How near a shape must come to the wanted number of parameters before the evenness of its shares counts.
 const NEAR: f64 = 0.01;
 
@@ -174,7 +176,23 @@ impl Teacher<'_> {
         if let Some(hidden) = hidden {
             sizes.hidden = within("--hidden", hidden, self.shape.hidden, "the teacher's")?;
         }
+        if !self.loads(sizes.hidden, sizes.heads) {
+            let e = Error::user("sizes that do not go together").field("--hidden").found(sizes.hidden);
+            return Err(
+                e.expected(format!("a multiple of the {} heads, or transformers refuses it", sizes.heads))
+            );
+        }
         Ok(sizes)
+    }
+
+    /// Whether transformers loads it: its llama wants a hidden width that the heads divide, although it reads a
+    /// head's channels by themselves. What the teacher is not either cannot be asked for.
+    fn loads(&self, hidden: i64, heads: i64) -> bool {
+        !self.strict() || hidden % heads == 0
+    }
+
+    fn strict(&self) -> bool {
+        self.shape.model_type == "llama" && self.shape.hidden % self.shape.heads == 0
     }
 
     fn count(&self, sizes: &Sizes) -> Result<i64> {
@@ -190,7 +208,12 @@ impl Teacher<'_> {
     /// alike, else the nearest.
     fn search(&self, full: Sizes, wish: &Wish, params: i64) -> Result<Sizes> {
         let fixed_width = wish.hidden.is_some() || (!self.free() && wish.heads.is_some());
-        let step = if self.free() { round(full.hidden) } else { self.shape.head_dim };
+        let step = match (self.free(), self.strict()) {
+            (false, _) => self.shape.head_dim,
+            // What the heads must divide is seldom a round number.
+            (true, true) => round(full.hidden).min(if full.hidden < NARROW { 1 } else { 8 }),
+            (true, false) => round(full.hidden),
+        };
         let hiddens = self.choices(fixed_width, full.hidden, step);
         let heads = self.choices(wish.heads.is_some(), full.heads, self.group);
         let ffns = self.choices(wish.ffn.is_some(), full.ffn, round(full.ffn));
@@ -205,13 +228,12 @@ impl Teacher<'_> {
             };
             let (h, f) = (heads[0], ffns[0]);
             let origin = at(h, f)?;
-            let (by_head, by_ffn) = match (heads.get(1), ffns.get(1)) {
-                (a, b) => (
-                    a.map_or(Ok(0), |&a| Ok::<i64, Error>((at(a, f)? - origin) / (a - h)))?,
-                    b.map_or(Ok(0), |&b| Ok::<i64, Error>((at(h, b)? - origin) / (b - f)))?,
-                ),
-            };
-            for &head in heads {
+            let slope = |there: Option<i64>, by: i64| there.map_or(0, |count| (count - origin) / by);
+            let next_head = heads.get(1).map(|&next| at(next, f)).transpose()?;
+            let next_ffn = ffns.get(1).map(|&next| at(h, next)).transpose()?;
+            let by_head = slope(next_head, heads.get(1).map_or(1, |next| next - h));
+            let by_ffn = slope(next_ffn, ffns.get(1).map_or(1, |next| next - f));
+            for &head in heads.iter().filter(|&&head| self.loads(hidden, head)) {
                 for &ffn in &ffns {
                     let count = origin + by_head * (head - h) + by_ffn * (ffn - f);
                     least = least.min(count);
@@ -291,7 +313,8 @@ mod tests {
             let (sizes, count) = sizes_of(&config, &wish).unwrap();
             let off = (count as f64 / wanted as f64 - 1.0).abs();
             assert!(off < 0.02, "{wanted}: {sizes:?} has {count}");
-            assert_eq!((sizes.layers, sizes.hidden % 64), (config_layers(&config), 0));
+            assert_eq!((sizes.layers, sizes.hidden % 8), (config_layers(&config), 0));
+            assert_eq!(sizes.hidden % sizes.heads, 0, "transformers would refuse it");
             assert_eq!(sizes.heads % (sizes.heads / sizes.kv_heads), 0);
         }
     }
@@ -326,6 +349,7 @@ mod tests {
             (Wish { heads: Some(7), ..Wish::default() }, "a multiple of 3"),
             (Wish { heads: Some(12), ..Wish::default() }, "--heads"),
             (Wish { hidden: Some(577), ..Wish::default() }, "--hidden"),
+            (Wish { hidden: Some(512), ..Wish::default() }, "a multiple of the 9 heads"),
             (Wish { ffn: Some(0), ..Wish::default() }, "--ffn"),
             (Wish { vocabulary: Some(49_153), ..Wish::default() }, "--vocab"),
             (Wish { layers: Some(Layers::Count(31)), ..Wish::default() }, "--layers"),

@@ -136,14 +136,14 @@ impl Bpe {
         let numbers = Numbers::of(kept);
         let mut json = self.json.clone();
         let mut named: Vec<(&String, u32)> =
-            self.ids.iter().filter_map(|(token, id)| Some((token, numbers.new(*id)?))).collect();
+            self.ids.iter().filter_map(|(token, id)| Some((token, numbers.now(*id)?))).collect();
         named.sort_by_key(|(_, id)| *id);
         let vocab: Map<String, Value> =
             named.into_iter().map(|(token, id)| (token.clone(), id.into())).collect();
         if let Some(Value::Object(model)) = json.get_mut("model") {
             if let Some(Value::Array(merges)) = model.get_mut("merges") {
                 let stays = |merge: &Option<[u32; 3]>| {
-                    merge.is_some_and(|ids| ids.iter().all(|id| numbers.new(*id).is_some()))
+                    merge.is_some_and(|ids| ids.iter().all(|id| numbers.now(*id).is_some()))
                 };
                 let mut at = self.merges.iter().map(stays);
                 merges.retain(|_| at.next() == Some(true));
@@ -182,7 +182,7 @@ impl Numbers {
         Numbers(kept.iter().copied().zip(0..).collect())
     }
 
-    fn new(&self, old: u32) -> Option<u32> {
+    fn now(&self, old: u32) -> Option<u32> {
         self.0.get(&old).copied()
     }
 
@@ -194,7 +194,7 @@ impl Numbers {
                 list.retain(|id| !id.is_null());
             }
             Value::Number(_) => {
-                let new = value.as_u64().and_then(|id| self.new(u32::try_from(id).ok()?));
+                let new = value.as_u64().and_then(|id| self.now(u32::try_from(id).ok()?));
                 *value = new.map_or(Value::Null, Value::from);
             }
             _ => {}
@@ -272,7 +272,7 @@ pub fn cut_files(files: &ModelFiles, bpe: &Bpe, kept: &[u32]) -> Result<ModelFil
     {
         let renamed = decoder
             .iter()
-            .filter_map(|(id, token)| Some((numbers.new(id.parse().ok()?)?.to_string(), token.clone())));
+            .filter_map(|(id, token)| Some((numbers.now(id.parse().ok()?)?.to_string(), token.clone())));
         *decoder = renamed.collect();
         new.replace("tokenizer_config.json", Some(pretty(beside)?));
     }
