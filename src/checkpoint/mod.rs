@@ -75,8 +75,8 @@ pub struct State {
     pub evaluated: Option<u64>,
     /// The update after which the gradient's variance was measured last.
     pub measured: Option<u64>,
-    /// The norm of the weights that the run began with, where distances from them are measured.
-    pub start: Option<f64>,
+    /// The bits of the norm of the weights that the run began with, where distances from them are measured.
+    pub start: Option<u64>,
     /// Moving averages of the gradient noise scale's terms.
     pub noise: Moving,
     /// The best evaluation so far, and the update it came after.

@@ -49,9 +49,25 @@ impl Estimate {
 /// Moving averages of both terms, each by itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Moving {
+    #[serde(with = "bits")]
     signal: f64,
+    #[serde(with = "bits")]
     covariance: f64,
+    #[serde(with = "bits")]
     weight: f64,
+}
+
+/// Numbers as their bits: one that is read as a decimal may be off by the last of them, and a resumed run with it.
+mod bits {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(x: &f64, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(x.to_bits())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        u64::deserialize(from).map(f64::from_bits)
+    }
 }
 
 impl Moving {
@@ -155,7 +171,10 @@ mod tests {
         assert!((moving.scale().unwrap() - 3.0 / mean).abs() < 1e-12);
         moving.add(Estimate { signal: 2.0, covariance: -90.0 });
         assert_eq!(moving.scale(), None);
-        let kept: Moving = serde_json::from_str(&serde_json::to_string(&moving).unwrap()).unwrap();
-        assert_eq!(kept, moving);
+        for n in 0..1000 {
+            moving.add(Estimate { signal: 1.0 / f64::from(n + 3), covariance: f64::from(n).sqrt() });
+            let kept: Moving = serde_json::from_str(&serde_json::to_string(&moving).unwrap()).unwrap();
+            assert_eq!(kept, moving);
+        }
     }
 }

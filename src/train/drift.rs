@@ -96,8 +96,8 @@ impl Loop {
         }
         let constant = step > train.warmup.updates(self.steps) && lr == train.lr;
         match measure(&self.config, &self.material) {
-            Ok(found) if self.state.start.is_none_or(|norm| norm == found.start) => {
-                self.state.start = Some(found.start);
+            Ok(found) if self.state.start.is_none_or(|norm| norm == found.start.to_bits()) => {
+                self.state.start = Some(found.start.to_bits());
                 self.journal.add(&Line::distance(step, constant, &found))
             }
             Ok(_) => {
