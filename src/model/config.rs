@@ -77,7 +77,7 @@ impl RawConfig {
         }
     }
 
-    /// Of fields that stand, or will stand, in this file.
+    /// These fields, which `file` would hold.
     pub fn of(file: &Path, fields: Map<String, Value>) -> Self {
         RawConfig { file: file.to_path_buf(), fields }
     }

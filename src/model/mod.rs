@@ -92,11 +92,11 @@ pub fn read_design(folder: &Path) -> Result<Box<dyn Design>> {
 
 /// Reads and checks a config.json of any name.
 pub fn read_config(file: &Path) -> Result<Box<dyn Design>> {
-    design(&RawConfig::open(file)?)
+    design_of(&RawConfig::open(file)?)
 }
 
-/// Checks a config.json that was read.
-pub fn design(raw: &RawConfig) -> Result<Box<dyn Design>> {
+/// Checks what a config.json says.
+pub fn design_of(raw: &RawConfig) -> Result<Box<dyn Design>> {
     let model_type = raw.text("model_type")?;
     let found = ARCHITECTURES.iter().find(|(name, _)| *name == model_type);
     let Some((_, read)) = found else {

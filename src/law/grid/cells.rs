@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::law::Sizes;
 use crate::law::initial::{Widths, widths};
 use crate::model::config::{RawConfig, Shape};
-use crate::model::design;
+use crate::model::design_of;
 use crate::weights::Spec;
 
 /// A teacher of the grid, before there is one.
@@ -40,7 +40,7 @@ impl Sketch {
             "torch_dtype": "float32",
         });
         let Value::Object(config) = config else { return Err(Error::bug("a config is no object")) };
-        let design = design(&RawConfig::of(Path::new("config.json"), config.clone()))?;
+        let design = design_of(&RawConfig::of(Path::new("config.json"), config.clone()))?;
         let sizes = Sizes::of_design(design.as_ref());
         let (shape, specs) = (design.shape().clone(), design.specs());
         Ok(Sketch { name: name.clone(), config, shape, specs, sizes })
