@@ -33,13 +33,13 @@ const EXIT_CODES: &str = "\
 Examples:
   retort inspect MODEL                                  what a model is, and whether its parts fit
   retort score --model MODEL --input rows.jsonl --json  log-probability of every token
+  retort law advise --student 120M --tokens 10B         which teacher to take
   retort generate --model MODEL --prompt 'Hello'        a sampled reply; --greedy for the most probable
   retort gap --teacher T --student S --input rows.jsonl how far S is from T on these responses
   retort distill run.toml --out runs/one                train a student
   retort eval --model MODEL --input rows.jsonl --metrics rouge_l,perplexity
   retort report runs/one runs/two                       a page that shows both
   retort prune --model MODEL --input text.txt --params 100M --out STUDENT
-  retort law advise --student 120M --tokens 10B         which teacher to take
   retort import model.gguf --out MODEL                  a Hugging Face folder from a GGUF file
 
 Exit codes:

@@ -9,7 +9,7 @@
 use std::path::Path;
 
 use serde_json::Value;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint::ModelFiles;
 use crate::error::{Error, Result};
@@ -133,8 +133,26 @@ pub fn widths(shape: &Shape, specs: &[Spec], parameters: i64) -> Result<Option<W
     Ok((found.parameters(shape, specs)? <= parameters).then_some(found))
 }
 
-/// Cuts a student of about so many parameters out of a teacher, and writes its folder with the teacher's tokenizer.
-pub fn cut(teacher: &Path, parameters: i64, out: &Path) -> Result<()> {
+/// A student that is to be cut.
+#[derive(Debug, Clone, Copy)]
+pub struct Order<'a> {
+    /// The teacher's folder.
+    pub teacher: &'a Path,
+    /// Text of the students', by which an importance would be measured.
+    #[expect(dead_code, reason = "norms of weights need no text; an importance that is measured does")]
+    pub text: &'a Path,
+    /// The size at most, all parameters counted.
+    pub parameters: i64,
+    /// Where an importance would be measured, and in what.
+    #[expect(dead_code, reason = "norms of weights are computed where the file is mapped")]
+    pub place: (Device, Kind),
+    /// The folder to write.
+    pub out: &'a Path,
+}
+
+/// Cuts a student out of its teacher, and writes its folder with the teacher's tokenizer.
+pub fn cut(order: Order<'_>) -> Result<()> {
+    let Order { teacher, parameters, out, .. } = order;
     let _off = tch::no_grad_guard();
     let model = CausalLm::load(teacher, LoadOptions::default())?;
     let (shape, specs) = (model.shape().clone(), model.design().specs());

@@ -183,7 +183,13 @@ impl Grid<'_> {
     fn cut(&self, cut: &Cut) -> Result<Sizes> {
         let folder = self.path("students", &cut.name);
         if !folder.join("config.json").exists() {
-            initial::cut(&self.teacher_of(cut), cut.student as i64, &folder)?;
+            initial::cut(initial::Order {
+                teacher: &self.teacher_of(cut),
+                text: &self.split.students,
+                parameters: cut.student as i64,
+                place: (self.settings.device, self.settings.kind),
+                out: &folder,
+            })?;
         }
         Ok(Sizes::of_design(read_design(&folder)?.as_ref()))
     }
