@@ -359,7 +359,7 @@ ratio = 0.9
             (SMALL, &["teachers.a.heads=5"], "a divisor of hidden = 32"),
             (SMALL, &["teachers.a.width=5"], "teachers.a.width"),
             (SMALL, &["data.split=[0.5, 0.5, 0.5]"], "data.split"),
-            (SMALL, &["data.corpora=x"], "did you mean data.corpus?"),
+            (SMALL, &["data.corpu=x"], "did you mean data.corpus?"),
             (SMALL, &["train.student.momentum=1"], "train.momentum"),
             (SMALL, &["kd.ratio=2"], "kd.ratio"),
         ];

@@ -52,6 +52,9 @@ unsafe extern "C" {
     -> c_int;
     fn retort_copy_all(into: *const *mut C_tensor, from: *const *mut C_tensor, n: usize) -> c_int;
     fn retort_zero_all(tensors: *const *mut C_tensor, n: usize) -> c_int;
+}
+
+unsafe extern "C" {
     fn retort_drop_grads(tensors: *const *mut C_tensor, n: usize) -> c_int;
     fn retort_backward(
         outputs: *const *mut C_tensor,

@@ -7,10 +7,10 @@ use serde_json::{Map, Value, json};
 use crate::config::grid::{Arm, GridConfig, Teacher};
 use crate::error::{Error, Result};
 use crate::law::Sizes;
-use crate::law::initial::{Widths, widths};
+use crate::law::initial;
 use crate::model::config::{RawConfig, Shape};
 use crate::model::design_of;
-use crate::weights::Spec;
+use crate::prune;
 
 /// A teacher of the grid, before there is one.
 #[derive(Debug)]
@@ -21,8 +21,6 @@ pub struct Sketch {
     pub config: Map<String, Value>,
     /// Its sizes, checked.
     pub shape: Shape,
-    /// Its tensors.
-    pub specs: Vec<Spec>,
     /// Its parameters.
     pub sizes: Sizes,
 }
@@ -42,8 +40,8 @@ impl Sketch {
         let Value::Object(config) = config else { return Err(Error::bug("a config is no object")) };
         let design = design_of(&RawConfig::of(Path::new("config.json"), config.clone()))?;
         let sizes = Sizes::of_design(design.as_ref());
-        let (shape, specs) = (design.shape().clone(), design.specs());
-        Ok(Sketch { name: name.clone(), config, shape, specs, sizes })
+        let shape = design.shape().clone();
+        Ok(Sketch { name: name.clone(), config, shape, sizes })
     }
 }
 
@@ -55,7 +53,7 @@ pub struct Cut {
     /// The size that was asked for, all parameters counted.
     pub student: usize,
     /// What is kept.
-    pub widths: Widths,
+    pub kept: prune::Sizes,
     /// Its folder's name.
     pub name: String,
 }
@@ -95,12 +93,12 @@ impl Cells {
         let (mut cuts, mut cells, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
         for &student in &config.students {
             for (at, teacher) in teachers.iter().enumerate() {
-                let Some(widths) = widths(&teacher.shape, &teacher.specs, student as i64)? else {
+                let Some(kept) = initial::sizes(&teacher.config, student as i64)? else {
                     left_out.push((student, teacher.name.clone()));
                     continue;
                 };
                 let name = format!("{student}-{}", teacher.name);
-                cuts.push(Cut { teacher: at, student, widths, name });
+                cuts.push(Cut { teacher: at, student, kept, name });
             }
         }
         for (at, cut) in cuts.iter().enumerate() {

@@ -188,6 +188,7 @@ impl Grid<'_> {
                 text: &self.split.students,
                 parameters: cut.student as i64,
                 place: (self.settings.device, self.settings.kind),
+                seed: self.config.seeds[0],
                 out: &folder,
             })?;
         }

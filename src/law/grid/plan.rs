@@ -6,9 +6,9 @@ use std::time::Duration;
 use crate::config::Length;
 use crate::config::grid::{Arm, GridConfig, Whose};
 use crate::error::Result;
-use crate::law::grid::cells::{Cells, Sketch};
+use crate::law::grid::cells::Cells;
 use crate::law::grid::{Settings, tokenizer};
-use crate::law::initial::Widths;
+use crate::law::initial;
 use crate::train::{Options, speed};
 use crate::weights::Dtype;
 
@@ -68,8 +68,8 @@ pub fn plan(config: &GridConfig, settings: &Settings) -> Result<GridPlan> {
     }
     for (at, cut) in cells.cuts.iter().enumerate() {
         let teacher = &cells.teachers[cut.teacher];
-        let parameters = parameters(teacher, &cut.widths);
-        let rate = speed((cut.widths.hidden, cut.widths.ffn), &options)?;
+        let parameters = initial::parameters(&teacher.config, &cut.kept)? as f64;
+        let rate = speed((cut.kept.hidden, cut.kept.ffn), &options)?;
         for cell in cells.cells.iter().filter(|cell| cell.cut == at) {
             let asked = if cell.arm == Arm::Pruned { 0.0 } else { 2.0 * teacher.sizes.all };
             let second = 6.0 * parameters / rate + asked / rates[cut.teacher];
@@ -85,9 +85,4 @@ pub fn plan(config: &GridConfig, settings: &Settings) -> Result<GridPlan> {
     let all: Option<Duration> = runs.iter().map(|run| run.time).sum();
     let time = all.map(|all| all / settings.at_once.max(1) as u32);
     Ok(GridPlan { out: settings.out.clone(), runs, left_out: cells.left_out, time })
-}
-
-/// The parameters of a student that is cut like this.
-pub(super) fn parameters(teacher: &Sketch, widths: &Widths) -> f64 {
-    widths.parameters(&teacher.shape, &teacher.specs).map_or(f64::NAN, |n| n as f64)
 }
