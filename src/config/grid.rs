@@ -368,6 +368,6 @@ ratio = 0.9
             assert!(said.contains(wanted), "{wanted}: {said}");
         }
         let said = load(&SMALL.replace("lr = 1e-3", "lr = 0"), &[]).unwrap_err().to_string();
-        assert!(said.starts_with("a setting is wrong: grid.toml:19: train.lr"), "{said}");
+        assert!(said.starts_with("a setting is wrong: grid.toml:17: train.lr"), "{said}");
     }
 }

@@ -21,6 +21,10 @@ use torch_sys::C_tensor;
 
 use crate::error::{Error, Result};
 
+/// Tensors one after the other, and the place for a new one.
+type List = *const *mut C_tensor;
+type Out = *mut *mut C_tensor;
+
 unsafe extern "C" {
     fn retort_error() -> *const c_char;
     fn retort_keep_error(text: *const c_char);
@@ -31,14 +35,14 @@ unsafe extern "C" {
         dtype: c_int,
         owner: *mut c_void,
         release: extern "C" fn(*mut c_void),
-        out: *mut *mut C_tensor,
+        out: Out,
     ) -> c_int;
     fn retort_adamw(
-        params: *const *mut C_tensor,
-        grads: *const *mut C_tensor,
-        m: *const *mut C_tensor,
-        v: *const *mut C_tensor,
-        steps: *const *mut C_tensor,
+        params: List,
+        grads: List,
+        m: List,
+        v: List,
+        steps: List,
         n: usize,
         lr: f64,
         beta1: f64,
@@ -46,34 +50,20 @@ unsafe extern "C" {
         weight_decay: f64,
         eps: f64,
     ) -> c_int;
-    fn retort_global_norm(tensors: *const *mut C_tensor, n: usize, out: *mut *mut C_tensor) -> c_int;
-    fn retort_clip(tensors: *const *mut C_tensor, n: usize, most: f64, out: *mut *mut C_tensor) -> c_int;
-    fn retort_add_all(into: *const *mut C_tensor, from: *const *mut C_tensor, n: usize, factor: f64)
-    -> c_int;
-    fn retort_copy_all(into: *const *mut C_tensor, from: *const *mut C_tensor, n: usize) -> c_int;
-    fn retort_zero_all(tensors: *const *mut C_tensor, n: usize) -> c_int;
-}
-
-unsafe extern "C" {
-    fn retort_drop_grads(tensors: *const *mut C_tensor, n: usize) -> c_int;
-    fn retort_backward(
-        outputs: *const *mut C_tensor,
-        grads: *const *mut C_tensor,
-        n: usize,
-        keep_graph: bool,
-    ) -> c_int;
-    fn retort_wide_linear(
-        x: *mut C_tensor,
-        w: *mut C_tensor,
-        bias: *mut C_tensor,
-        out: *mut *mut C_tensor,
-    ) -> c_int;
+    fn retort_global_norm(tensors: List, n: usize, out: Out) -> c_int;
+    fn retort_clip(tensors: List, n: usize, most: f64, out: Out) -> c_int;
+    fn retort_add_all(into: List, from: List, n: usize, factor: f64) -> c_int;
+    fn retort_copy_all(into: List, from: List, n: usize) -> c_int;
+    fn retort_zero_all(tensors: List, n: usize) -> c_int;
+    fn retort_drop_grads(tensors: List, n: usize) -> c_int;
+    fn retort_backward(outputs: List, grads: List, n: usize, keep_graph: bool) -> c_int;
+    fn retort_wide_linear(x: *mut C_tensor, w: *mut C_tensor, bias: *mut C_tensor, out: Out) -> c_int;
     fn retort_recompute(
         x: *mut C_tensor,
         context: *mut c_void,
         run: extern "C" fn(*mut c_void, *mut C_tensor) -> *mut C_tensor,
         release: extern "C" fn(*mut c_void),
-        out: *mut *mut C_tensor,
+        out: Out,
     ) -> c_int;
     fn retort_set_deterministic(on: bool) -> c_int;
     fn retort_set_tf32(on: bool) -> c_int;
