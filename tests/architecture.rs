@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The rooms in order: each uses only those before it.
-const ROOMS: [&str; 18] = [
+const ROOMS: [&str; 19] = [
     "error",
     "seed",
     "signal",
@@ -17,6 +17,7 @@ const ROOMS: [&str; 18] = [
     "weights",
     "text",
     "data",
+    "dist",
     "optim",
     "model",
     "decode",
