@@ -9,7 +9,7 @@ use super::{RunConfig, read};
 use crate::error::Result;
 
 /// Settings that a resumed run may change: they do not change what was done so far.
-const MAY_CHANGE: [&str; 7] = [
+const MAY_CHANGE: [&str; 8] = [
     "train.steps",
     "train.epochs",
     "train.eval_every",
@@ -17,6 +17,7 @@ const MAY_CHANGE: [&str; 7] = [
     "train.keep",
     "train.max_skipped",
     "teacher.cache_dir",
+    "dist.timeout",
 ];
 
 /// A key and its value as TOML.
@@ -105,6 +106,7 @@ pub(super) fn tables(config: &RunConfig) -> Result<Vec<(String, Vec<Line>)>> {
         ],
     ));
     all.push(("eval".into(), vec![line("prompts", s.eval.prompts.to_string())]));
+    all.push(("dist".into(), vec![line("timeout", float(s.dist.timeout))]));
     if let Value::Object(settings) = config.policy()?.settings() {
         let lines: Vec<Line> = settings.iter().filter_map(|(k, v)| Some((k.clone(), value(v)?))).collect();
         if !lines.is_empty() {

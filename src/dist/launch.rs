@@ -20,6 +20,8 @@ pub struct Launch {
     pub port: u16,
     /// Whether this process keeps the store that they meet at, and not its launcher.
     pub serves: bool,
+    /// Whether its launcher keeps it, and no rank.
+    pub kept: bool,
     /// What tells this start of the run from others at the same store.
     pub prefix: String,
 }
@@ -77,6 +79,8 @@ fn torchrun(ask: Ask<'_>) -> Result<Launch> {
     };
     let local_rank = number(ask, "LOCAL_RANK")?.unwrap_or(0);
     let text = |name| ask(name).unwrap_or_default();
+    // torchrun's agent keeps a store of its own and says so.
+    let kept = ask("TORCHELASTIC_USE_AGENT_STORE").as_deref() == Some("True");
     Ok(Launch {
         rank,
         size,
@@ -84,8 +88,8 @@ fn torchrun(ask: Ask<'_>) -> Result<Launch> {
         local_size: number(ask, "LOCAL_WORLD_SIZE")?.unwrap_or(local_rank + 1),
         host,
         port,
-        // torchrun's agent keeps a store of its own and says so.
-        serves: rank == 0 && ask("TORCHELASTIC_USE_AGENT_STORE").as_deref() != Some("True"),
+        serves: rank == 0 && !kept,
+        kept,
         prefix: format!("retort/{}/{}", text("TORCHELASTIC_RUN_ID"), text("TORCHELASTIC_RESTART_COUNT")),
     })
 }
@@ -120,6 +124,7 @@ fn slurm(ask: Ask<'_>) -> Result<Option<Launch>> {
         host: ask("MASTER_ADDR").unwrap_or_else(|| first_node(&nodes)),
         port,
         serves: rank == 0,
+        kept: false,
         prefix: format!(
             "retort/{job}/{}/{}",
             ask("SLURM_STEP_ID").unwrap_or_default(),
@@ -204,6 +209,7 @@ mod tests {
         assert!(of(&first).unwrap().unwrap().serves);
         first.push(("TORCHELASTIC_USE_AGENT_STORE", "True"));
         assert!(!of(&first).unwrap().unwrap().serves);
+        assert!(of(&first).unwrap().unwrap().kept);
         assert_eq!(of(&[("RANK", "0"), ("WORLD_SIZE", "1")]).unwrap(), None);
         assert_eq!(of(&[("WORLD_SIZE", "4")]).unwrap(), None);
     }
@@ -240,6 +246,9 @@ mod tests {
         assert_eq!(of(&step[1..]).unwrap(), None, "a batch script is no step");
         let hosts = ["a,b", "a", "n[1,3]-x,m2", "n[08-10]"].map(first_node);
         assert_eq!(hosts, ["a", "a", "n1-x", "n08"]);
-        assert_eq!([tasks_of("4(x2),3", 1), tasks_of("4(x2),3", 2), tasks_of("4", 1)], [Some(4), Some(3), None]);
+        assert_eq!(
+            [tasks_of("4(x2),3", 1), tasks_of("4(x2),3", 2), tasks_of("4", 1)],
+            [Some(4), Some(3), None]
+        );
     }
 }

@@ -25,6 +25,7 @@ pub struct Link {
     rank: usize,
     size: usize,
     serves: bool,
+    kept: bool,
     timeout: Duration,
     pause: Duration,
     store: Store,
@@ -51,6 +52,7 @@ impl Link {
             rank,
             size,
             serves: launch.serves,
+            kept: launch.kept,
             timeout,
             pause,
             store,
@@ -133,13 +135,9 @@ impl Link {
 
     fn without_store(&self, e: &Error) -> Error {
         tracing::debug!("the store does not answer: {e}");
-        let who = if self.store_is_of_a_rank() { "rank 0 is gone: it" } else { "the launcher is gone: it" };
+        let who = if self.kept { "the launcher is gone: it" } else { "rank 0 is gone: it" };
         let e = Error::new(Cause::Io, format!("{who} kept the store at which the processes meet"));
         e.advice("start all of them again with --resume: the run goes on from its last checkpoint")
-    }
-
-    fn store_is_of_a_rank(&self) -> bool {
-        self.serves || self.store.find("served by the launcher").is_ok_and(|found| found.is_none())
     }
 
     /// Leaves for the others how this rank ends.
@@ -158,7 +156,9 @@ impl Link {
         let dead = Fault::look(&self.store).ok().flatten().map(|fault| fault.rank);
         let begun = Instant::now();
         for rank in (0..self.size).filter(|rank| Some(*rank) != dead) {
-            while begun.elapsed() < TO_LEAVE && self.store.find(&left(rank)).is_ok_and(|found| found.is_none()) {
+            while begun.elapsed() < TO_LEAVE
+                && self.store.find(&left(rank)).is_ok_and(|found| found.is_none())
+            {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }

@@ -12,6 +12,7 @@ mod launch;
 mod link;
 mod watch;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tch::{Device, Kind, Tensor};
@@ -32,12 +33,14 @@ pub struct World {
     size: usize,
     local: usize,
     link: Option<Link>,
+    /// Whether all have agreed to stop for a signal.
+    stops: AtomicBool,
 }
 
 impl World {
     /// A world of this process alone.
     pub fn alone() -> World {
-        World { rank: 0, size: 1, local: 1, link: None }
+        World { rank: 0, size: 1, local: 1, link: None, stops: AtomicBool::new(false) }
     }
 
     /// Meets the others where the launch says. A rank that is gone or does not move for `timeout` is an error
@@ -47,7 +50,8 @@ impl World {
             return Ok(World::alone());
         }
         let link = Link::join(launch, timeout)?;
-        Ok(World { rank: launch.rank, size: launch.size, local: launch.local_size, link: Some(link) })
+        let stops = AtomicBool::new(false);
+        Ok(World { rank: launch.rank, size: launch.size, local: launch.local_size, link: Some(link), stops })
     }
 
     /// The number of this process, from 0 on.
@@ -179,7 +183,7 @@ impl World {
     }
 
     /// What came of a piece of work of every rank by itself, agreed on by all: a signal at one of them is one at all.
-    /// Another error is this rank's own, and ends it; [`World::ends`] tells the others.
+    /// Another error is this rank's own, and ends it; [`World::end`] tells the others.
     pub fn agree<T>(&self, done: Result<T>) -> Result<T> {
         if self.link.is_none() {
             return done;
@@ -192,6 +196,7 @@ impl World {
             },
         };
         let heard = self.gather_bytes(&[number])?.concat().into_iter().max().unwrap_or(0);
+        self.stops.fetch_or(heard > 0, Ordering::Relaxed);
         match (heard, done) {
             (_, Err(e)) => Err(e),
             (0, Ok(done)) => Ok(done),
@@ -210,11 +215,27 @@ impl World {
         work()
     }
 
-    /// Tells the others how this rank ends, where it ends before the run does.
-    pub fn ends(&self, how: &Error) {
-        if let Some(link) = &self.link {
-            link.ends(how);
+    /// Ends a run with what came of it at this rank. Where all end alike, each waits until the others are done; else
+    /// the others are told how this one ends.
+    pub fn end<T>(&self, done: Result<T>) -> Result<T> {
+        let Some(link) = &self.link else { return done };
+        match done {
+            Ok(done) => self.barrier().map(|()| done),
+            Err(e) if self.stops.load(Ordering::Relaxed) && matches!(e.cause(), Cause::Stopped(_)) => {
+                self.barrier()?;
+                Err(e)
+            }
+            Err(e) => {
+                link.ends(&e);
+                Err(e)
+            }
         }
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        World::alone()
     }
 }
 

@@ -215,9 +215,7 @@ impl Lookout {
 
 /// Which rank is gone, after an exchange broke: one whose beat stands still while the others' go on.
 pub fn gone(store: &Store, size: usize, own: usize, pause: Duration) -> Result<Option<Fault>> {
-    let beats = || -> Result<Vec<u64>> {
-        (0..size).map(|rank| Ok(Sign::of(store, rank)?.beat)).collect()
-    };
+    let beats = || -> Result<Vec<u64>> { (0..size).map(|rank| Ok(Sign::of(store, rank)?.beat)).collect() };
     let first = beats()?;
     for round in 0..12 {
         std::thread::sleep(pause);
@@ -230,7 +228,10 @@ pub fn gone(store: &Store, size: usize, own: usize, pause: Duration) -> Result<O
         if round >= 3
             && let Some(rank) = now.iter().zip(&first).enumerate().find_map(still)
         {
-            return Ok(Some(Fault::found(rank, "is gone: its connection broke and it gives no sign of life".into())));
+            return Ok(Some(Fault::found(
+                rank,
+                "is gone: its connection broke and it gives no sign of life".into(),
+            )));
         }
     }
     Ok(None)

@@ -198,14 +198,7 @@ impl Group {
         let mut raw = std::ptr::null_mut();
         // SAFETY: live tensors, which the exchange holds on to.
         check(unsafe {
-            retort_group_begin(
-                self.raw,
-                what as c_int,
-                pointer(input),
-                pointer(out),
-                root as c_int,
-                &mut raw,
-            )
+            retort_group_begin(self.raw, what as c_int, pointer(input), pointer(out), root as c_int, &mut raw)
         })?;
         Ok(Exchange { raw })
     }

@@ -16,13 +16,16 @@ use tch::{Kind, Tensor};
 use super::batch::Micro;
 use super::setup::Material;
 use super::teacher::{Among, Said, Teacher};
+use super::together;
 use super::work::{Learnt, Work};
 use crate::data::sampler::Cut;
 use crate::data::{Example, by_length};
+use crate::dist::{World, share};
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, Padding};
 use crate::native;
 use crate::optim::{Optimizer, Outcome};
+use crate::signal;
 
 /// What is told of an update.
 #[derive(Debug, Clone)]
@@ -121,13 +124,15 @@ impl Updater {
         let Gradient { loss, terms, tokens } = self.gradient(material, work)?;
         let outcome =
             if loss.is_finite() { optimizer.step(&self.sums, lr)? } else { Outcome::Skipped(f64::NAN) };
+        let (Outcome::Done(norm) | Outcome::Skipped(norm)) = outcome;
+        together::alike(&material.world, norm)?;
         if let Outcome::Done(_) = outcome {
             material.learnt().publish()?;
         }
         Ok(Told { outcome, loss, terms, tokens, rows: work.main.len(), time: begun.elapsed() })
     }
 
-    /// The gradient of an update, into the sums.
+    /// The gradient of an update, into the sums: each rank goes through its share of the rows, and all have the whole.
     pub fn gradient(&mut self, material: &Material, work: &Work) -> Result<Gradient> {
         let tokens: usize = work.main.iter().map(|row| row.example.targets()).sum();
         let divisor = match self.policy.plan().unit {
@@ -135,12 +140,15 @@ impl Updater {
             Unit::Rows => work.main.len(),
         };
         native::zero_all(&self.sums)?;
-        let main: Vec<&Learnt> = work.main.iter().collect();
-        let (numbers, sampled) = (&work.numbers[..], work.sampled);
+        let own = own_of(work.main.iter().map(|row| &row.example), &material.world);
+        let main: Vec<&Learnt> = own.iter().map(|&n| &work.main[n]).collect();
+        let numbers: Vec<u64> = own.iter().filter_map(|&n| work.numbers.get(n).copied()).collect();
+        let (numbers, sampled) = (&numbers[..], work.sampled);
         let rows = PartRows { part: Part::Main, rows: &main, numbers, divisor, tokens, sampled };
         let (mut loss, mut terms) = self.part(material, &rows)?;
         if !work.corpus.is_empty() {
-            let text: Vec<Learnt> = work.corpus.iter().cloned().map(Learnt::given).collect();
+            let own = own_of(work.corpus.iter(), &material.world);
+            let text: Vec<Learnt> = own.iter().map(|&n| Learnt::given(work.corpus[n].clone())).collect();
             let tokens = work.corpus.iter().map(Example::targets).sum();
             let rows = text.iter().collect::<Vec<_>>();
             let part = Part::Corpus;
@@ -149,6 +157,7 @@ impl Updater {
             loss += more;
             terms.extend(named);
         }
+        material.world.all_reduce(&self.sums)?;
         Ok(Gradient { loss, terms, tokens })
     }
 
@@ -165,7 +174,12 @@ impl Updater {
             self.micro(material, &group, divisor, &mut sums)?;
         }
         self.head.iter().try_for_each(|head| head.add(&self.sums, 1.0 / divisor))?;
-        sums.read(divisor, part.tokens.max(1) as f64)
+        let (loss, mut terms) = sums.read(divisor, part.tokens.max(1) as f64)?;
+        let own = std::iter::once(loss).chain(terms.iter().map(|(_, value)| *value)).collect::<Vec<_>>();
+        // A rank without rows knows no terms; rank 0, which writes them down, always has rows.
+        let of_all = material.world.sum(if part.rows.is_empty() { &[] } else { &own })?;
+        terms.iter_mut().zip(of_all.iter().skip(1)).for_each(|((_, value), sum)| *value = *sum);
+        Ok((of_all.first().copied().unwrap_or(0.0), terms))
     }
 
     fn micro(
@@ -175,6 +189,7 @@ impl Updater {
         divisor: f64,
         sums: &mut Sums,
     ) -> Result<()> {
+        signal::pass();
         let student = &material.student;
         let examples: Vec<&Example> = part.rows.iter().map(|row| &row.example).collect();
         let micro = Micro::of(&examples, student.device())?;
@@ -229,6 +244,11 @@ impl Updater {
         };
         Ok(Some((teacher, said)))
     }
+}
+
+/// Which rows of an update are this rank's own.
+fn own_of<'e>(rows: impl Iterator<Item = &'e Example>, world: &World) -> Vec<usize> {
+    share(&rows.map(|example| example.ids.len()).collect::<Vec<_>>(), world)
 }
 
 /// Some rows of a part of an update.

@@ -15,7 +15,7 @@ use crate::{root, text_of};
 const PAGE: &str = "docs/reference/config.md";
 
 /// Tables that every policy reads.
-const COMMON: [&str; 7] = ["student", "student.lora", "teacher", "data", "train", "sampling", "eval"];
+const COMMON: [&str; 8] = ["student", "student.lora", "teacher", "data", "train", "sampling", "eval", "dist"];
 
 /// Defaults that no config can list: what must be given, and what is not there unless it is.
 const BARE: [(&str, &str); 6] = [

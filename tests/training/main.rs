@@ -15,6 +15,7 @@ mod learning;
 mod lora;
 mod minillm;
 mod optimizer;
+mod processes;
 mod runs;
 #[path = "../support/mod.rs"]
 mod support;
