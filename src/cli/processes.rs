@@ -13,7 +13,7 @@ use crate::native::group::Store;
 use crate::signal;
 
 /// Behind the first that fails the others have so many time-outs to end by themselves.
-const GRACE: f64 = 2.0;
+const GRACE: f64 = 1.0;
 
 /// The rank of this process, where it is not the one that talks to the user.
 static RANK: OnceLock<usize> = OnceLock::new();

@@ -102,11 +102,16 @@ RETORT_API int retort_group_begin(Group *group, int kind, Tensor *in, Tensor *ou
   RETORT_GUARD({
     at::NoGradGuard no_grad;
     std::vector<Tensor> tensors;
+    Tensor result;
+    // Gloo compares shapes, where the numbers alone matter here.
     if (in) {
       only(in->is_contiguous(), "a tensor that is not contiguous");
-      tensors.push_back(*in);
+      tensors.push_back(in->view({-1}));
     }
-    if (out) only(out->is_contiguous(), "a tensor that is not contiguous");
+    if (out) {
+      only(out->is_contiguous(), "a tensor that is not contiguous");
+      result = out->view({-1});
+    }
     int size = (*group)->getSize();
     c10::intrusive_ptr<c10d::Work> work;
     switch (kind) {
@@ -117,10 +122,10 @@ RETORT_API int retort_group_begin(Group *group, int kind, Tensor *in, Tensor *ou
         break;
       }
       case GATHER: {
-        only(out && out->numel() == in->numel() * size, "tensors of other sizes than they are gathered into");
+        only(in && out && out->numel() == in->numel() * size, "tensors of other sizes than they are gathered into");
         c10d::AllgatherOptions options;
         options.timeout = NO_LIMIT;
-        work = (*group)->_allgather_base(*out, *in, options);
+        work = (*group)->_allgather_base(result, tensors[0], options);
         break;
       }
       case BROADCAST: {
@@ -131,10 +136,10 @@ RETORT_API int retort_group_begin(Group *group, int kind, Tensor *in, Tensor *ou
         break;
       }
       case REDUCE_SCATTER: {
-        only(out && out->numel() * size == in->numel(), "tensors of other sizes than they are scattered into");
+        only(in && out && out->numel() * size == in->numel(), "tensors of other sizes than they are scattered into");
         c10d::ReduceScatterOptions options;
         options.timeout = NO_LIMIT;
-        work = (*group)->_reduce_scatter_base(*out, *in, options);
+        work = (*group)->_reduce_scatter_base(result, tensors[0], options);
         break;
       }
       default: {
@@ -143,7 +148,7 @@ RETORT_API int retort_group_begin(Group *group, int kind, Tensor *in, Tensor *ou
         work = (*group)->barrier(options);
       }
     }
-    if (out) tensors.push_back(*out);
+    if (out) tensors.push_back(result);
     *begun = new Exchange{work, tensors};
   })
 }

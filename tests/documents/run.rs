@@ -17,7 +17,7 @@ use crate::{pages, root, text_of};
 const KNOWN: [&str; 7] = ["retort", "cat", "cp", "grep", "head", "ls", "tail"];
 
 /// Commands that are not run, and why.
-const NOT_RUN: [(&str, &str); 6] = [
+const NOT_RUN: [(&str, &str); 9] = [
     ("make quickstart", "builds a binary, and runs `retort quickstart`"),
     ("make hello", "fetches a real model"),
     ("make test", "is what runs this"),
@@ -25,6 +25,12 @@ const NOT_RUN: [(&str, &str); 6] = [
         "cargo run --release --example methods -- runs/methods",
         "trains for an hour what the quickstart trains once",
     ),
+    (
+        "torchrun --no-python --nproc-per-node 2 retort distill configs/kd.toml --out runs/kd-torchrun --resume",
+        "needs Python's torch; training::torchrun_launches_it",
+    ),
+    ("sbatch job.sh", "needs a cluster; lib::slurms_variables_are_read"),
+    ("kubectl apply -f job.yaml", "needs a cluster; its variables are torchrun's"),
     ("make build", "builds what this tests"),
     ("retort import model.gguf --out MODEL", "needs a GGUF model of real size; lib::gguf imports small ones"),
 ];
