@@ -7,9 +7,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use super::args::{Arguments, Command as Subcommand};
-use crate::dist::{Launch, children};
+use crate::dist::{Keeper, Launch, children};
 use crate::error::{Error, Result};
-use crate::native::group::Store;
 use crate::signal;
 
 /// Behind the first that fails the others have so many time-outs to end by themselves.
@@ -40,13 +39,14 @@ pub(super) fn run(size: usize, timeout: f64, threads: Option<u16>) -> Result<()>
         return Err(e.advice("torchrun and srun start the processes themselves: leave --nproc out"));
     }
     signal::quietly();
-    let store = Store::open("127.0.0.1", 0, true, "retort", Duration::from_secs(60))?;
-    let mut copies = Copies { running: Vec::new(), ended: Vec::new() };
+    let keeper = Keeper::open()?;
+    let port = keeper.port();
+    let mut copies = Copies { keeper, running: Vec::new(), ended: Vec::new() };
     for rank in 0..size {
-        copies.running.push((rank, start(rank, size, store.port(), threads)?));
+        copies.running.push((rank, start(rank, size, port, threads)?));
     }
     let code = copies.wait(Duration::from_secs_f64(GRACE * timeout))?;
-    drop(store);
+    drop(copies);
     std::process::exit(i32::from(code))
 }
 
@@ -95,6 +95,7 @@ fn without_nproc(all: impl Iterator<Item = std::ffi::OsString>) -> Vec<std::ffi:
 
 /// The copies: those that run, and how the others have ended.
 struct Copies {
+    keeper: Keeper,
     running: Vec<(usize, Child)>,
     ended: Vec<(usize, ExitStatus)>,
 }
@@ -125,7 +126,12 @@ impl Copies {
         let mut still = Vec::new();
         for (rank, mut child) in self.running.drain(..) {
             match child.try_wait().map_err(|e| Error::io("cannot wait for a process", "retort", &e))? {
-                Some(status) => self.ended.push((rank, status)),
+                Some(status) => {
+                    if !status.success() {
+                        self.keeper.has_ended(rank, &how(status));
+                    }
+                    self.ended.push((rank, status));
+                }
                 None => still.push((rank, child)),
             }
         }
@@ -138,6 +144,14 @@ impl Copies {
             // SAFETY: a child that has not been waited for, so that the number is still its own.
             unsafe { libc::kill(child.id() as i32, number) };
         }
+    }
+}
+
+/// How a copy ended, in words.
+fn how(status: ExitStatus) -> String {
+    match status.signal() {
+        Some(number) => format!("it was killed by signal {number}"),
+        None => format!("it left with exit code {}", status.code().unwrap_or_default()),
     }
 }
 

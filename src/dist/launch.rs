@@ -1,7 +1,9 @@
 //! Who this process is among the others, as its launcher says: torchrun's variables, Slurm's, or those that
 //! `retort distill --nproc` gives to its children, which are torchrun's.
 
+use super::watch::Fault;
 use crate::error::{Error, Result};
+use crate::native::group::Store;
 
 /// A process among others, and where they meet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,6 +167,34 @@ fn tasks_of(text: &str, node: usize) -> Option<usize> {
     None
 }
 
+/// The store that a parent keeps for its children, on this machine.
+#[derive(Debug)]
+pub struct Keeper {
+    store: Store,
+}
+
+impl Keeper {
+    /// Opens it at a free port.
+    pub fn open() -> Result<Keeper> {
+        let prefix = format!("retort/{}/{}", OF_CHILDREN.0, OF_CHILDREN.1);
+        let store = Store::open("127.0.0.1", 0, true, &prefix, std::time::Duration::from_secs(60))?;
+        Ok(Keeper { store })
+    }
+
+    /// Where it is.
+    pub fn port(&self) -> u16 {
+        self.store.port()
+    }
+
+    /// Tells the other children how one of them has ended, where it has not told them itself.
+    pub fn has_ended(&self, rank: usize, how: &str) {
+        Fault::found(rank, format!("is gone: {how}")).leave(&self.store);
+    }
+}
+
+/// The number of the run and of its start, as torchrun has them.
+const OF_CHILDREN: (&str, &str) = ("nproc", "0");
+
 /// What the n-th of `size` children on this machine is told, so that they meet at the store that their parent keeps.
 pub fn children(n: usize, size: usize, port: u16) -> Vec<(&'static str, String)> {
     vec![
@@ -175,6 +205,8 @@ pub fn children(n: usize, size: usize, port: u16) -> Vec<(&'static str, String)>
         ("MASTER_ADDR", "127.0.0.1".into()),
         ("MASTER_PORT", port.to_string()),
         ("TORCHELASTIC_USE_AGENT_STORE", "True".into()),
+        ("TORCHELASTIC_RUN_ID", OF_CHILDREN.0.into()),
+        ("TORCHELASTIC_RESTART_COUNT", OF_CHILDREN.1.into()),
     ]
 }
 

@@ -184,6 +184,9 @@ fn meet(store: &Store, rank: usize, size: usize, most: Duration) -> Result<()> {
     for other in 0..size {
         while store.find(&key(other))?.is_none() {
             signal::check()?;
+            if let Some(fault) = Fault::look(store)? {
+                return Err(fault.error());
+            }
             if begun.elapsed() > most {
                 let e = Error::new(Cause::Io, format!("rank {other} has not come"));
                 return Err(e.expected(format!("all {size} within {} s", most.as_secs_f64())));

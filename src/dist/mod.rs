@@ -20,7 +20,7 @@ use tch::{Device, Kind, Tensor};
 use crate::error::{Cause, Error, Result};
 use crate::native::{self, group::Exchanged};
 pub use deal::{deal, share};
-pub use launch::{Launch, children};
+pub use launch::{Keeper, Launch, children};
 use link::Link;
 
 /// Bytes that are summed at a time: smaller tensors go together.
@@ -195,7 +195,9 @@ impl World {
                 _ => return done,
             },
         };
-        let heard = self.gather_bytes(&[number])?.concat().into_iter().max().unwrap_or(0);
+        let heard = self.all_gather(&Tensor::f_from_slice(&[number])?)?;
+        let numbers = heard.iter().map(|t| Ok(t.f_int64_value(&[0])? as u8)).collect::<Result<Vec<u8>>>()?;
+        let heard = numbers.into_iter().max().unwrap_or(0);
         self.stops.fetch_or(heard > 0, Ordering::Relaxed);
         match (heard, done) {
             (_, Err(e)) => Err(e),

@@ -54,6 +54,29 @@ pub struct Plan {
     pub missing: Vec<String>,
 }
 
+impl Plan {
+    /// What is known of it before the rows are counted.
+    fn of(config: &RunConfig, parts: &Parts, out: &Path, processes: usize) -> Plan {
+        Plan {
+            out: out.to_path_buf(),
+            processes,
+            parameters: parts.parameters,
+            adapters: parts.adapters,
+            teacher_parameters: parts.teacher.as_ref().map(|t| t.parameters),
+            rows: None,
+            valid: None,
+            steps: None,
+            at_once: None,
+            memory: None,
+            total_memory: None,
+            time: None,
+            cache: None,
+            writes: writes(config),
+            missing: parts.missing.clone(),
+        }
+    }
+}
+
 /// How large what is kept of a teacher would be, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheSize {
@@ -88,23 +111,8 @@ pub fn plan_of(
         return Err(super::holds_a_run(out));
     }
     let parts = Parts::check(&config)?;
-    let mut plan = Plan {
-        out: out.to_path_buf(),
-        processes,
-        parameters: parts.parameters,
-        adapters: parts.adapters,
-        teacher_parameters: parts.teacher.as_ref().map(|t| t.parameters),
-        rows: None,
-        valid: None,
-        steps: None,
-        at_once: None,
-        memory: None,
-        total_memory: share_of_memory(options.device, local),
-        time: None,
-        cache: None,
-        writes: writes(&config),
-        missing: parts.missing.clone(),
-    };
+    let mut plan = Plan::of(&config, &parts, out, processes);
+    plan.total_memory = share_of_memory(options.device, local);
     let Some(Rows { count: rows, longest, learnt }) = rows(&config, &parts, &mut plan)? else {
         return Ok(plan);
     };

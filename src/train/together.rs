@@ -203,7 +203,8 @@ pub fn alike(world: &World, norm: f64) -> Result<()> {
     if world.size() == 1 {
         return Ok(());
     }
-    let norms = world.gather_numbers(&[norm])?.concat();
+    let norms = world.all_gather(&Tensor::f_from_slice(&[norm])?)?;
+    let norms = norms.iter().map(|t| Ok(t.f_double_value(&[0])?)).collect::<Result<Vec<f64>>>()?;
     let differs =
         |other: f64| other.is_finite() != norm.is_finite() || (other - norm).abs() > 1e-4 * norm.abs();
     match norms.iter().position(|&other| differs(other)) {
