@@ -127,7 +127,8 @@ impl Copies {
         for (rank, mut child) in self.running.drain(..) {
             match child.try_wait().map_err(|e| Error::io("cannot wait for a process", "retort", &e))? {
                 Some(status) => {
-                    if !status.success() {
+                    // One that stopped for a signal has agreed on it with the others, who may still be saving.
+                    if status.code().is_none_or(|code| (1..128).contains(&code)) {
                         self.keeper.has_ended(rank, &how(status));
                     }
                     self.ended.push((rank, status));
