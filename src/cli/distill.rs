@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -46,7 +46,7 @@ pub(super) fn run(args: &Distill, common: &Common) -> Result<()> {
         };
     }
     let world = launch.map(|launch| World::join(&launch, Duration::from_secs_f64(timeout))).transpose()?;
-    let world = Arc::new(world.unwrap_or_default());
+    let world = Rc::new(world.unwrap_or_default());
     if !world.is_first() {
         return train::run_in(&world, config, &out, &options, &mut Silent).map(|_| ());
     }

@@ -27,7 +27,7 @@ mod watch;
 mod work;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Instant;
 
 use retort_policies::Policy;
@@ -52,13 +52,13 @@ pub use watch::{Finished, Found, News, Silent, Watch};
 
 /// Trains as the config says, in the run directory `out`.
 pub fn run(config: RunConfig, out: &Path, options: &Options, watch: &mut dyn Watch) -> Result<Finished> {
-    run_in(&Arc::new(World::alone()), config, out, options, watch)
+    run_in(&Rc::new(World::alone()), config, out, options, watch)
 }
 
 /// The same as one process of a world, each of which calls this. The update is the same whatever the world; rank 0
 /// alone writes files.
 pub fn run_in(
-    world: &Arc<World>,
+    world: &Rc<World>,
     config: RunConfig,
     out: &Path,
     options: &Options,
@@ -76,11 +76,11 @@ pub fn run_policy(
     options: &Options,
     watch: &mut dyn Watch,
 ) -> Result<Finished> {
-    train(&Arc::new(World::alone()), config, policy, out, options, watch)
+    train(&Rc::new(World::alone()), config, policy, out, options, watch)
 }
 
 fn train(
-    world: &Arc<World>,
+    world: &Rc<World>,
     config: RunConfig,
     policy: Box<dyn Policy>,
     out: &Path,

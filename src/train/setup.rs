@@ -1,7 +1,7 @@
 //! What a run is made from: the models, the tokenizer that both share, the files that go beside the weights.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::rc::Rc;
 
 use retort_policies::Policy;
 use tch::{Device, Kind};
@@ -101,7 +101,7 @@ pub struct Material {
     /// The adapters that learn in the student's place.
     pub(super) adapted: Option<Adapted>,
     /// The processes that train it together.
-    pub(super) world: Arc<World>,
+    pub(super) world: Rc<World>,
 }
 
 impl Material {
@@ -150,7 +150,7 @@ impl Material {
         }
         let files = ModelFiles::read(&place.config, &place.tokenizer)?;
         let vocabulary = tokenizer.vocab_size().min(rows);
-        let world = Arc::new(World::alone());
+        let world = Rc::new(World::alone());
         Ok(Material { student, teacher, eos, vocabulary, context, files, tokenizer, adapted, world })
     }
 

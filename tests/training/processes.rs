@@ -3,7 +3,6 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use retort::dist::{Launch, World, children};
@@ -308,7 +307,7 @@ fn as_one_rank() {
         return;
     }
     let launch = Launch::from_environment().unwrap().unwrap();
-    let world = Arc::new(World::join(&launch, Duration::from_secs(20)).unwrap());
+    let world = World::join(&launch, Duration::from_secs(20)).unwrap();
     let rank = world.rank() as f32;
     let of = |values: &[f32]| Tensor::from_slice(values);
     let values = |t: &Tensor| Vec::<f32>::try_from(t.flatten(0, -1)).unwrap();
