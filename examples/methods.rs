@@ -4,10 +4,12 @@
 //!     cargo run --release --example methods -- runs/methods
 //!
 //! prints two tables and writes them to `methods.md`, everything measured to `methods.json`. All start from one
-//! SFT state a seed and have as many updates. The learning rate of each is chosen from a grid by the Rouge-L on
-//! validation rows, over the first two seeds; intervals are of the mean over the seeds (Student's t).
+//! SFT state a seed and have as many updates. The learning rate of each is the best of half, one and two
+//! times a first guess by the Rouge-L on validation rows, over the first two seeds, and of further doublings or
+//! halvings where it lies at an end; intervals are of the mean over the seeds (Student's t).
 //! `-- DIR SEEDS KEY=VALUE...` takes other seeds than 5, and settings for all runs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use retort::error::{Error, Result};
@@ -16,8 +18,11 @@ use retort::store::Folder;
 use retort::train::Finished;
 use tch::{Device, Kind};
 
-/// Learning rates, as multiples of the config's.
-const GRID: [f64; 3] = [0.5, 1.0, 2.0];
+/// Learning rates to begin with, as powers of two of the method's first one.
+const GRID: [i32; 3] = [-1, 0, 1];
+
+/// The farthest of them.
+const FARTHEST: i32 = 5;
 
 /// Seeds that the learning rates are chosen by.
 const TUNED: usize = 2;
@@ -125,26 +130,54 @@ fn main() -> Result<()> {
     folder.write_bytes("methods.json", format!("{all}\n").as_bytes())
 }
 
-/// The learning rate of each method that is best on the validation rows, over the first seeds.
+/// What validation says of one method at the learning rates tried, by their power of two.
+type Tried = BTreeMap<i32, f64>;
+
+/// The learning rate of each method that is best on the validation rows, over the first seeds: where it is the
+/// last one tried on its side, the next one is tried too.
 fn choose(benches: &[Bench], methods: &[Method]) -> Result<Vec<f64>> {
     let tuned = &benches[..TUNED.min(benches.len())];
-    let arms: Vec<Arm> = methods.iter().flat_map(|m| GRID.map(|factor| m.at(factor))).collect();
-    let mut sums = vec![0.0; arms.len()];
-    for bench in tuned {
-        let finished = bench.train(&arms, &Lines)?;
-        for (sum, run) in sums.iter_mut().zip(&finished) {
-            *sum += run.best.map_or(f64::NEG_INFINITY, |best| best.value);
+    let mut tried: Vec<Tried> = vec![Tried::new(); methods.len()];
+    loop {
+        let open: Vec<(usize, i32)> = tried
+            .iter()
+            .enumerate()
+            .flat_map(|(n, tried)| next(tried).into_iter().map(move |at| (n, at)))
+            .collect();
+        if open.is_empty() {
+            break;
+        }
+        let arms: Vec<Arm> = open.iter().map(|(n, at)| methods[*n].at(2f64.powi(*at))).collect();
+        for bench in tuned {
+            for ((n, at), run) in open.iter().zip(bench.train(&arms, &Lines)?) {
+                let found = run.best.map_or(f64::NEG_INFINITY, |best| best.value);
+                *tried[*n].entry(*at).or_default() += found / tuned.len() as f64;
+            }
         }
     }
     println!("Rouge-L on validation rows, mean of {} seeds:", tuned.len());
-    for (arm, sum) in arms.iter().zip(&sums) {
-        println!("  {:<28} {:.2}", arm.name, sum / tuned.len() as f64);
+    for (method, tried) in methods.iter().zip(&tried) {
+        let cells = tried.iter().map(|(at, mean)| format!("{}: {mean:.2}", method.lr * 2f64.powi(*at)));
+        println!("  {:<16} {}", method.name, cells.collect::<Vec<_>>().join("  "));
     }
-    let best_of = |scores: &[f64]| {
-        let most = |best: usize, n: usize| if scores[n] > scores[best] { n } else { best };
-        GRID[(0..scores.len()).fold(0, most)]
+    Ok(tried.iter().map(|tried| 2f64.powi(best(tried))).collect())
+}
+
+/// What is still to be tried of a method.
+fn next(tried: &Tried) -> Vec<i32> {
+    let (Some(first), Some(last)) = (tried.keys().next(), tried.keys().next_back()) else {
+        return GRID.to_vec();
     };
-    Ok(sums.chunks(GRID.len()).map(best_of).collect())
+    match best(tried) {
+        at if at == *first && at > -FARTHEST => vec![at - 1],
+        at if at == *last && at < FARTHEST => vec![at + 1],
+        _ => Vec::new(),
+    }
+}
+
+/// The power of two that did best.
+fn best(tried: &Tried) -> i32 {
+    tried.iter().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(at, _)| *at)
 }
 
 /// The means with their intervals, and how far each method is from MiniLLM, seed by seed.

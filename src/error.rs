@@ -165,7 +165,7 @@ impl Error {
 }
 
 /// The longest piece of foreign text that an error repeats, in characters.
-const LONGEST: usize = 200;
+const LONGEST: usize = 256;
 
 /// Makes text fit for one line of a terminal: no control characters, no endless names.
 fn printable(text: &str) -> String {

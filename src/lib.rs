@@ -33,6 +33,8 @@ pub mod model;
 // Layer 3
 pub mod decode;
 
+pub mod prune;
+
 // Layer 4
 pub mod rollout;
 
@@ -47,6 +49,8 @@ pub mod train;
 
 // Layer 6
 pub mod quickstart;
+
+pub mod law;
 
 // Layer 7
 pub mod cli;

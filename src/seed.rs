@@ -34,6 +34,8 @@ pub enum Stream {
     Draws = 9,
     /// Rows of the quickstart's task.
     Task = 10,
+    /// What goes where nothing is measured of it.
+    Prune = 16,
 }
 
 const MULTIPLIERS: [u64; 2] = [0xD2E7_470E_E14C_6C93, 0xCA5A_8263_9512_1157];

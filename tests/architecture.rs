@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The rooms in order: each uses only those before it.
-const ROOMS: [&str; 19] = [
+const ROOMS: [&str; 21] = [
     "error",
     "seed",
     "signal",
@@ -21,12 +21,14 @@ const ROOMS: [&str; 19] = [
     "optim",
     "model",
     "decode",
+    "prune",
     "rollout",
     "checkpoint",
     "eval",
     "report",
     "train",
     "quickstart",
+    "law",
 ];
 
 /// The program's own room, above all.

@@ -172,3 +172,73 @@ fn directions_are_compared() {
     assert_eq!(found["models"].as_array().unwrap().len(), 7);
     assert!(dir.path().join("directions.html").exists() && dir.path().join("gaussians.svg").exists());
 }
+
+/// Ten images a class as idx files: a bright square whose place is the class.
+fn images(folder: &Path, name: &str, rows: usize) {
+    let header = |sizes: &[usize]| -> Vec<u8> {
+        let words = std::iter::once(0x800 + sizes.len() as u32).chain(sizes.iter().map(|n| *n as u32));
+        words.flat_map(u32::to_be_bytes).collect()
+    };
+    let pixel = |row: usize, at: usize| {
+        let (x, y, class) = (at % 28, at / 28, row % 10);
+        if x / 5 == class % 5 && y / 14 == class / 5 { 255u8 } else { (row * 7 + at * 3) as u8 % 64 }
+    };
+    let pixels = (0..rows).flat_map(|row| (0..28 * 28).map(move |at| pixel(row, at)));
+    let all: Vec<u8> = header(&[rows, 28, 28]).into_iter().chain(pixels).collect();
+    std::fs::write(folder.join(format!("{name}-images-idx3-ubyte")), all).unwrap();
+    let labels: Vec<u8> = header(&[rows]).into_iter().chain((0..rows).map(|row| (row % 10) as u8)).collect();
+    std::fs::write(folder.join(format!("{name}-labels-idx1-ubyte")), labels).unwrap();
+}
+
+/// The five columns, each with the updates that it should have; a second call has nothing left to do.
+#[test]
+fn the_gap_is_measured_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    images(dir.path(), "train", 512);
+    images(dir.path(), "t10k", 100);
+    let run = || {
+        let mut command = example("generalization_gap");
+        command.arg(dir.path()).arg(dir.path().join("gap")).args(["512", "2", "1"]);
+        finish(command, LIMIT)
+    };
+    let answer = run();
+    assert_eq!(answer.code, 0, "{}", answer.err);
+    let bytes = std::fs::read(dir.path().join("gap/gap.json")).unwrap();
+    let cells: Value = serde_json::from_slice(&bytes).unwrap();
+    let updates: Vec<u64> =
+        cells.as_array().unwrap().iter().map(|c| c["updates"].as_u64().unwrap()).collect();
+    assert_eq!(updates, [32, 4, 4, 4, 32]);
+    for (n, cell) in cells.as_array().unwrap().iter().enumerate() {
+        let right = cell["accuracy"].as_f64().unwrap();
+        // Classes are told apart by a square; what has learnt for 32 updates sees it.
+        assert!(if [0, 4].contains(&n) { right > 50.0 } else { right <= 100.0 }, "{cell}");
+    }
+    let table = || std::fs::read_to_string(dir.path().join("gap/gap.md")).unwrap();
+    let before = table();
+    assert!(before.contains("| + ghost batch norm | 4 |"), "{before}");
+    std::fs::remove_file(dir.path().join("gap/gap.md")).unwrap();
+    run();
+    assert_eq!(before, table(), "times in: nothing was trained again");
+    std::fs::write(dir.path().join("t10k-labels-idx1-ubyte"), [0, 0, 8, 1]).unwrap();
+    let broken = run();
+    assert!(broken.code != 0 && broken.err.contains("not an idx file"), "{}", broken.err);
+}
+
+#[test]
+fn branches_are_compared() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = example("critical_batch");
+    command.arg(dir.path()).args(["4", "32"]);
+    let answer = finish(command, LIMIT);
+    assert_eq!(answer.code, 0, "{}", answer.err);
+    let table = std::fs::read_to_string(dir.path().join("critical.md")).unwrap();
+    for (batch, updates, lr) in [(4, 8, "2.50e-4"), (8, 4, "3.54e-4"), (16, 2, "5.00e-4"), (32, 1, "7.07e-4")]
+    {
+        assert!(table.contains(&format!("| {batch} | {updates} | {lr} |")), "{table}");
+    }
+    assert!(table.contains("Critical batch by branching: "), "{table}");
+    // The rates that the table says are those that the runs had.
+    let metrics = rows(&dir.path().join("batch-32/metrics.jsonl"));
+    let lr = metrics.iter().find_map(|line| line["lr"].as_f64()).unwrap();
+    assert!((lr - 5e-4 * 2f64.sqrt()).abs() < 1e-12, "{lr}");
+}

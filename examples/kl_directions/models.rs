@@ -3,20 +3,18 @@
 use std::path::Path;
 
 use retort::config::RunConfig;
-use retort::data::{Encoder, Row};
-use retort::decode::Sampling;
+use retort::decode::{Sampling, Speaker};
 use retort::error::{Error, Result};
 use retort::eval::replies::{Answer, answers};
 use retort::eval::rouge;
+use retort::model::LoadOptions;
 use retort::model::sight::Padding;
-use retort::model::{CausalLm, LoadOptions};
 use retort::quickstart::grammar::{Grammar, Request, Split};
 use retort::quickstart::rows::{Draw, Replies, write};
 use retort::quickstart::write_models;
 use retort::report::draw::{Axis, Chart, Drawing, Series};
 use retort::report::page::{Cell, Table};
 use retort::store::Folder;
-use retort::text::{Template, TemplateChoice, Tokenizer, eos_ids, turn_end};
 use retort::train::{self, Options, Silent};
 use retort::weights::Dtype;
 use tch::{Device, Kind, Tensor};
@@ -131,31 +129,21 @@ fn train(folder: &Folder, run: &Path, says: &str, steps: usize) -> Result<()> {
 
 /// A model that answers the held-out requests.
 struct Reader {
-    model: CausalLm,
-    tokenizer: Tokenizer,
-    eos: Vec<u32>,
+    speaker: Speaker,
     prompts: Vec<Vec<u32>>,
 }
 
 impl Reader {
     fn open(folder: &Path, requests: &[Request]) -> Result<Self> {
-        let tokenizer = Tokenizer::load(folder)?;
-        let eos = eos_ids(folder, &tokenizer)?;
-        let model = CausalLm::load(folder, LoadOptions::default())?;
-        let template = Template::resolve(&TemplateChoice::Auto, &tokenizer, false)?;
-        let encoder = Encoder::new(&tokenizer, template, turn_end(&eos, &tokenizer));
-        let prompt =
-            |r: &Request| encoder.prompt(&Row::Prompt { prompt: r.prompt.clone(), responses: Vec::new() });
-        let prompts = requests.iter().map(prompt).collect::<Result<_>>()?;
-        Ok(Reader { model, tokenizer, eos, prompts })
+        let speaker = Speaker::open(folder, LoadOptions::default())?;
+        let prompts = speaker.prompts(requests.iter().map(|request| request.prompt.as_str()))?;
+        Ok(Reader { speaker, prompts })
     }
 
     fn answers(&self) -> Result<Vec<Answer>> {
         let prompts: Vec<&[u32]> = self.prompts.iter().map(Vec::as_slice).collect();
-        let vocabulary = self.tokenizer.vocab_size();
-        let settings =
-            Sampling { eos: self.eos.clone(), vocabulary, max_new_tokens: 64, ..Sampling::default() };
-        answers((&self.model, &self.tokenizer), &prompts, &settings, 32, &mut || ())
+        let settings = self.speaker.sampling(Sampling { max_new_tokens: 64, ..Sampling::default() });
+        answers((&self.speaker.model, &self.speaker.tokenizer), &prompts, &settings, 32, &mut || ())
     }
 
     /// The log-probabilities of everything that could follow, at each token of a reply: [t, v].
@@ -163,10 +151,10 @@ impl Reader {
         let prompt = &self.prompts[row];
         let ids: Vec<i64> = prompt.iter().chain(&reply.ids).map(|id| i64::from(*id)).collect();
         let ids_bt = Tensor::f_from_slice(&ids)?.f_unsqueeze(0)?;
-        let hidden_btd = self.model.hidden(&ids_bt, &Padding::Right)?;
+        let hidden_btd = self.speaker.model.hidden(&ids_bt, &Padding::Right)?;
         let own_td =
             hidden_btd.f_squeeze_dim(0)?.f_narrow(0, prompt.len() as i64 - 1, reply.ids.len() as i64)?;
-        Ok(self.model.logits(&own_td)?.f_to_kind(Kind::Double)?.f_log_softmax(-1, None::<Kind>)?)
+        Ok(self.speaker.model.logits(&own_td)?.f_to_kind(Kind::Double)?.f_log_softmax(-1, None::<Kind>)?)
     }
 }
 

@@ -4,7 +4,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::objective::head::{Want, fused};
+use crate::objective::head::{Want, fused_scaled};
 use crate::objective::input::{Barred, Input, Side};
 use crate::objective::mixture::{prefix_weights, step_weights};
 use crate::objective::term::Term;
@@ -87,6 +87,8 @@ pub struct View<'a> {
     pub signals: &'a [Signals],
     /// The tokenizer's size.
     pub vocabulary: i64,
+    /// What the gradient at each token is multiplied with, and no value; 1 where there is none.
+    pub scale_n: Option<&'a Tensor>,
     /// EOS, at the tokens where a reply could not end yet.
     pub barred: Option<Barred<'a>>,
     /// What is wanted.
@@ -109,7 +111,7 @@ impl View<'_> {
             barred: self.barred,
             teacher_temperature,
         };
-        let made = fused(&input, terms, self.want)?;
+        let made = fused_scaled(&input, terms, self.want, self.scale_n)?;
         Ok(Scored {
             loss: made.loss,
             names: terms.iter().map(|t| t.name).collect(),

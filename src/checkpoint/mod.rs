@@ -20,10 +20,11 @@ use tch::Tensor;
 
 use crate::error::{Error, Result};
 use crate::optim::Optimizer;
+use crate::optim::noise::Moving;
 use crate::store::{Folder, Lock, Staged, read_file, remove_folder, remove_leftovers};
 use crate::weights::Dtype;
+pub use crate::weights::ModelFiles;
 use crate::weights::save::write_tensors_to;
-pub use folder::ModelFiles;
 use manifest::Manifest;
 
 /// The longest state.json that is read.
@@ -74,6 +75,10 @@ pub struct State {
     pub evaluated: Option<u64>,
     /// The update after which the gradient's variance was measured last.
     pub measured: Option<u64>,
+    /// The bits of the norm of the weights that the run began with, where distances from them are measured.
+    pub start: Option<u64>,
+    /// Moving averages of the gradient noise scale's terms.
+    pub noise: Moving,
     /// The best evaluation so far, and the update it came after.
     pub best: Option<(f64, u64)>,
     /// What the policy itself has to keep.

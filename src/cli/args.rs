@@ -2,6 +2,7 @@
 //! in `args/models.rs` of those that do.
 
 mod models;
+mod prune;
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -11,6 +12,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use super::machine::{DeviceChoice, DtypeChoice};
 use crate::native;
 pub use models::{Chat, Distill, Eval, Gap, Generate, Rows, Score};
+pub use prune::Prune;
 
 /// `retort --version`: ours, libtorch's, and the commit.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -31,11 +33,13 @@ const EXIT_CODES: &str = "\
 Examples:
   retort inspect MODEL                                  what a model is, and whether its parts fit
   retort score --model MODEL --input rows.jsonl --json  log-probability of every token
+  retort law advise --student 120M --tokens 10B         which teacher to take
   retort generate --model MODEL --prompt 'Hello'        a sampled reply; --greedy for the most probable
   retort gap --teacher T --student S --input rows.jsonl how far S is from T on these responses
   retort distill run.toml --out runs/one                train a student
   retort eval --model MODEL --input rows.jsonl --metrics rouge_l,perplexity
   retort report runs/one runs/two                       a page that shows both
+  retort prune --model MODEL --input text.txt --params 100M --out STUDENT
   retort import model.gguf --out MODEL                  a Hugging Face folder from a GGUF file
 
 Exit codes:
@@ -70,12 +74,16 @@ pub enum Command {
     Eval(Eval),
     /// A conversation, line by line
     Chat(Chat),
+    /// A smaller model cut out of a larger one
+    Prune(Prune),
     /// A page that shows runs side by side
     Report(Report),
     /// What a model folder holds, how far a run is, or what a config sets
     Inspect(Inspect),
     /// A Hugging Face folder from a GGUF file
     Import(Import),
+    /// Which teacher a student learns most from: by published laws, or measured
+    Law(super::law::Law),
     /// Distillation from end to end in two minutes, on a small task
     Quickstart(super::quickstart::Quickstart),
     /// A completion script for a shell

@@ -6,10 +6,10 @@ use serde_json::json;
 
 use super::args::{Chat, Common};
 use super::generate::check_drawn;
-use super::models::Loaded;
+use super::models;
 use super::output::Out;
 use crate::data::{Row, Schema};
-use crate::decode::{Dialogue, Finish, Sampling};
+use crate::decode::{Dialogue, Finish, Sampling, Speaker};
 use crate::error::{Error, Result};
 use crate::model::score::check_finite;
 use crate::signal;
@@ -21,7 +21,7 @@ const ROOM: usize = 64;
 pub(super) fn run(args: &Chat, common: &Common) -> Result<()> {
     let settings = args.sampling.settings();
     settings.check()?;
-    let loaded = Loaded::open(&args.model, common)?;
+    let loaded = models::open(&args.model, common)?;
     let settings = loaded.sampling(settings);
     let terminal = std::io::stdin().is_terminal();
     if terminal && !common.quiet {
@@ -53,7 +53,7 @@ pub(super) fn run(args: &Chat, common: &Common) -> Result<()> {
 }
 
 struct Talk<'a> {
-    loaded: &'a Loaded,
+    loaded: &'a Speaker,
     args: &'a Chat,
     settings: Sampling,
     dialogue: Dialogue<'a>,
@@ -130,7 +130,7 @@ struct Shown {
 
 impl Shown {
     /// The text that a token adds. A character that comes in several tokens waits for its last one.
-    fn add(&mut self, loaded: &Loaded, id: u32) -> Result<String> {
+    fn add(&mut self, loaded: &Speaker, id: u32) -> Result<String> {
         self.ids.push(id);
         let text = loaded.tokenizer.decode(&self.ids, true)?;
         let new = text.get(self.bytes..).unwrap_or_default();

@@ -25,6 +25,7 @@ pub(super) fn run(args: &Distill, common: &Common) -> Result<()> {
     let timeout = config.settings.dist.timeout;
     let copies = args.nproc.map_or(1, usize::from);
     if copies > 1 && !args.dry_run {
+        train::refuse(&config, copies)?;
         return processes::run(copies, timeout, common.threads);
     }
     let launch = Launch::from_environment()?;
@@ -81,7 +82,7 @@ fn show(plan: &Plan, common: &Common) -> Result<()> {
     if common.json {
         answer.json(&json!({
             "run": plan.out, "processes": plan.processes, "params": plan.parameters, "adapter_params": plan.adapters, "teacher_params": plan.teacher_parameters,
-            "rows": plan.rows, "valid": plan.valid, "steps": plan.steps,
+            "rows": plan.rows, "valid": plan.valid, "steps": plan.steps, "regime": plan.regime.as_ref().map(|(recipe, _)| recipe),
             "tokens_at_once": plan.at_once.map(|(tokens, _)| tokens),
             "recompute": plan.at_once.map(|(_, twice)| twice),
             "memory": plan.memory, "total_memory": plan.total_memory,
@@ -99,6 +100,7 @@ fn show(plan: &Plan, common: &Common) -> Result<()> {
         rows.extend(counts.map(|c| (what, counted(&c))));
     }
     rows.extend(plan.steps.map(|n| ("updates", n.to_string())));
+    rows.extend(plan.regime.iter().map(|(_, says)| ("regime", says.clone())));
     rows.extend(plan.at_once.map(|(tokens, twice)| {
         ("at once", format!("{tokens} tokens{}", if twice { ", blocks computed twice" } else { "" }))
     }));

@@ -3,9 +3,10 @@
 use serde::Serialize;
 
 use super::args::{Common, Gap as Arguments};
-use super::models::{Loaded, Use, read_rows_with};
+use super::models::{self, read_rows_with};
 use super::output::{Out, table};
 use super::progress::Progress;
+use crate::decode::{Speaker, Use};
 use crate::error::{Error, Result};
 use crate::model::gap::{Gap, Given, gaps};
 use crate::signal;
@@ -15,8 +16,8 @@ const WINDOW: usize = 256;
 
 pub(super) fn run(args: &Arguments, common: &Common) -> Result<()> {
     args.rows.need_input()?;
-    let student = Loaded::open(&args.student, common)?;
-    let teacher = student.teacher(&args.teacher, common)?;
+    let student = models::open(&args.student, common)?;
+    let teacher = models::teacher_of(&student, &args.teacher, common)?;
     let vocabulary = student.model.shared_vocabulary(&teacher.model, student.tokenizer.vocab_size())?;
     let pair = [("student", &student), ("teacher", &teacher)];
     let check = |ids: &[u32]| check(ids, vocabulary, pair);
@@ -61,7 +62,7 @@ pub(super) fn run(args: &Arguments, common: &Common) -> Result<()> {
 }
 
 /// Refuses what is no token of the tokenizer's, and rows that one of the models has no room for.
-fn check(ids: &[u32], vocabulary: usize, pair: [(&str, &Loaded); 2]) -> Result<()> {
+fn check(ids: &[u32], vocabulary: usize, pair: [(&str, &Speaker); 2]) -> Result<()> {
     if let Some(at) = ids.iter().position(|&id| id as usize >= vocabulary) {
         return Err(Error::data("not a token that both models can say")
             .field(format!("token {}", at + 1))

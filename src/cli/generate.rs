@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::args::{Common, Generate};
-use super::models::{Loaded, Use, read_rows};
+use super::models::{self, read_rows};
 use super::output::Out;
 use super::progress::Progress;
 use crate::data::{Row, Schema};
-use crate::decode::{Finish, Form, Mixture, Reply, Request, sample, sample_mixed};
+use crate::decode::{Finish, Form, Mixture, Reply, Request, Speaker, Use, sample, sample_mixed};
 use crate::error::{Error, Result};
 use crate::model::score::check_finite;
 use crate::text::TemplateChoice;
@@ -24,8 +24,9 @@ pub(super) fn run(args: &Generate, common: &Common) -> Result<()> {
     if args.prompt.is_empty() {
         args.rows.need_input()?;
     }
-    let loaded = Loaded::open(&args.model, common)?;
-    let teacher = args.teacher.as_deref().map(|name| loaded.teacher(name, common)).transpose()?;
+    let loaded = models::open(&args.model, common)?;
+    let teacher =
+        args.teacher.as_deref().map(|name| models::teacher_of(&loaded, name, common)).transpose()?;
     let choice = if args.raw { TemplateChoice::Plain } else { args.rows.template.clone() };
     let prompts = prompts(&loaded, args, &choice)?;
     for (n, ids) in prompts.ids.iter().enumerate() {
@@ -74,7 +75,7 @@ pub(super) fn run(args: &Generate, common: &Common) -> Result<()> {
 /// Replies come as they end, and are written in the order of the prompts.
 struct Answers<'a> {
     out: Out,
-    loaded: &'a Loaded,
+    loaded: &'a Speaker,
     prompts: &'a Prompts,
     samples: usize,
     look: Look,
@@ -172,7 +173,7 @@ impl Prompts {
     }
 }
 
-fn prompts(loaded: &Loaded, args: &Generate, choice: &TemplateChoice) -> Result<Prompts> {
+fn prompts(loaded: &Speaker, args: &Generate, choice: &TemplateChoice) -> Result<Prompts> {
     if args.prompt.is_empty() {
         let tokens = read_rows(loaded, &args.rows, choice, Use::Prompts)?;
         let encoder = loaded.encoder(choice, Schema::Prompt)?;

@@ -73,12 +73,6 @@ fn float_name(kind: Kind) -> &'static str {
     }
 }
 
-/// Parameters of the blocks and norms, without embedding and head: what scaling laws count.
-fn without_embeddings(shape: &Shape, plan: &Plan<'_>) -> i64 {
-    let tables = if shape.tied { 1 } else { 2 };
-    plan.parameters() - tables * shape.vocabulary * shape.head_input
-}
-
 /// Bytes of keys and values for each position of each row.
 fn cache_bytes(shape: &Shape, size: i64) -> i64 {
     2 * shape.layers * shape.kv_heads * shape.head_dim * size
@@ -87,7 +81,7 @@ fn cache_bytes(shape: &Shape, size: i64) -> i64 {
 fn document(folder: &Path, shape: &Shape, plan: &Plan<'_>, audit: &Audit) -> Value {
     json!({
         "path": folder, "model_type": shape.model_type, "params": plan.parameters(),
-        "params_without_embeddings": without_embeddings(shape, plan),
+        "params_without_embeddings": shape.without_embeddings(plan.parameters()),
         "layers": shape.layers, "hidden": shape.hidden, "heads": shape.heads, "kv_heads": shape.kv_heads,
         "head_dim": shape.head_dim, "ffn": shape.ffn, "context": shape.context, "vocabulary": shape.vocabulary,
         "tied": shape.tied, "dtype": float_name(plan.main_kind()), "windows": shape.windows,
@@ -106,7 +100,7 @@ fn facts(folder: &Path, shape: &Shape, plan: &Plan<'_>, files: &WeightFiles) -> 
             format!(
                 "{} ({} without embeddings)",
                 count(plan.parameters()),
-                count(without_embeddings(shape, plan))
+                count(shape.without_embeddings(plan.parameters()))
             ),
         ),
         ("layers", shape.layers.to_string()),

@@ -12,11 +12,13 @@ mod gap;
 mod generate;
 mod import;
 mod inspect;
+mod law;
 mod machine;
 mod models;
 mod output;
 mod processes;
 mod progress;
+mod prune;
 mod quickstart;
 mod report;
 mod score;
@@ -73,9 +75,11 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Gap(args) => gap::run(args, common),
         Command::Eval(args) => eval::run(args, common),
         Command::Chat(args) => chat::run(args, common),
+        Command::Prune(args) => prune::run(args, common),
         Command::Report(args) => report::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),
         Command::Import(args) => import::run(args, common),
+        Command::Law(args) => law::run(args, common),
         Command::Quickstart(args) => quickstart::run(args, common),
         Command::Completions(args) => completions::run(args),
     }

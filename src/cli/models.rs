@@ -4,99 +4,30 @@ use std::path::{Path, PathBuf};
 
 use super::args::{Common, Rows};
 use crate::data::{self, Encoded, Encoder, Row, Schema};
-use crate::decode::{Finish, Reply, Sampling};
-use crate::error::{Error, Result};
-use crate::model::{CausalLm, LoadOptions};
-use crate::text::{Template, TemplateChoice, Tokenizer, eos_ids, turn_end};
+use crate::decode::{Speaker, Use};
+use crate::error::Result;
+use crate::model::LoadOptions;
+use crate::text::TemplateChoice;
 use crate::weights::{Residence, locate};
 
-/// A model that is read, with what makes tokens for it.
-pub(super) struct Loaded {
-    pub model: CausalLm,
-    pub tokenizer: Tokenizer,
-    pub eos: Vec<u32>,
+/// A model by its folder or name, as the command line asks for it.
+pub(super) fn open(name: &str, common: &Common) -> Result<Speaker> {
+    let folder = locate::model_folder(name)?;
+    let device = common.device.resolve()?;
+    let kind = common.dtype.resolve(device);
+    let options = LoadOptions { kind, device, residence: Residence::Mapped, check_finite: true };
+    let speaker = Speaker::open(&folder, options)?;
+    tracing::debug!(?device, ?kind, folder = %folder.display(), "model loaded");
+    Ok(speaker)
 }
 
-impl Loaded {
-    pub fn open(name: &str, common: &Common) -> Result<Self> {
-        let folder = locate::model_folder(name)?;
-        // The small files first: a mistake in them shows before anything large is read.
-        crate::model::read_design(&folder)?;
-        let tokenizer = Tokenizer::load(&folder)?;
-        let eos = eos_ids(&folder, &tokenizer)?;
-        let device = common.device.resolve()?;
-        let options = LoadOptions {
-            kind: common.dtype.resolve(device),
-            device,
-            residence: Residence::Mapped,
-            check_finite: true,
-        };
-        let model = CausalLm::load(&folder, options)?;
-        tracing::debug!(?device, kind = ?options.kind, folder = %folder.display(), "model loaded");
-        Ok(Loaded { model, tokenizer, eos })
+/// The model that teaches this one: it must speak of the same tokens.
+pub(super) fn teacher_of(student: &Speaker, name: &str, common: &Common) -> Result<Speaker> {
+    let teacher = open(name, common)?;
+    if let Some(warning) = student.tokenizer.agree(&teacher.tokenizer)? {
+        tracing::warn!("{warning}");
     }
-
-    /// These settings with what depends on the model: where replies end, and what may be chosen.
-    pub fn sampling(&self, settings: Sampling) -> Sampling {
-        Sampling { eos: self.eos.clone(), vocabulary: self.tokenizer.vocab_size(), ..settings }
-    }
-
-    /// The model that teaches this one: it must speak of the same tokens.
-    pub fn teacher(&self, name: &str, common: &Common) -> Result<Self> {
-        let teacher = Self::open(name, common)?;
-        if let Some(warning) = self.tokenizer.agree(&teacher.tokenizer)? {
-            tracing::warn!("{warning}");
-        }
-        Ok(teacher)
-    }
-
-    /// A reply as text, without the token that ended it.
-    pub fn response(&self, reply: &Reply) -> Result<String> {
-        let ids = match (reply.finish, reply.ids.split_last()) {
-            (Finish::Eos, Some((_, before))) => before,
-            _ => &reply.ids,
-        };
-        self.tokenizer.decode(ids, true)
-    }
-
-    /// The encoder for rows of this schema.
-    pub fn encoder(&self, choice: &TemplateChoice, schema: Schema) -> Result<Encoder<'_>> {
-        let template = Template::resolve(choice, &self.tokenizer, schema.has_instruction())?;
-        tracing::debug!(template = template.name(), "template");
-        let encoder = Encoder::new(&self.tokenizer, template, turn_end(&self.eos, &self.tokenizer));
-        // Ids as they are may name any row of the model, padding rows too, as in transformers.
-        Ok(encoder.with_limit(self.model.shape().vocabulary as usize))
-    }
-
-    /// Refuses tokens that the embedding has no row for, and more of them than the model's context holds.
-    pub fn check(&self, ids: &[u32], purpose: Use) -> Result<()> {
-        let (rows, context) = (self.model.shape().vocabulary, self.model.shape().context);
-        if let Some(id) = ids.iter().find(|&&id| i64::from(id) >= rows) {
-            return Err(Error::data("a token that the model has no row for")
-                .expected(format!("an id below {rows}"))
-                .found(id)
-                .advice("is the tokenizer of another model?"));
-        }
-        let bad = |what: &str, expected: String| Err(Error::data(what).expected(expected).found(ids.len()));
-        let reply = || format!("1 to {} tokens (the model's context is {context})", context - 1);
-        match (purpose, ids.len() as i64) {
-            (Use::Rows, n) if n > context => {
-                bad("a row is longer than the model's context", format!("at most {context} tokens"))
-            }
-            (Use::Prompts, 0) => bad("a prompt has no tokens", reply()),
-            (Use::Prompts, n) if n >= context => bad("a prompt leaves no room for a reply", reply()),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// What rows are read for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Use {
-    /// Prompt, response and all.
-    Rows,
-    /// The prompts, to be answered.
-    Prompts,
+    Ok(teacher)
 }
 
 /// Rows as tokens, with the row each came from.
@@ -110,7 +41,7 @@ pub(super) struct Tokens {
 /// Reads and encodes a file of rows; for `Use::Prompts` the responses are left out. A row that the model
 /// cannot take is a bad row.
 pub(super) fn read_rows(
-    loaded: &Loaded,
+    loaded: &Speaker,
     args: &Rows,
     choice: &TemplateChoice,
     purpose: Use,
@@ -120,7 +51,7 @@ pub(super) fn read_rows(
 
 /// The same with another check of what makes a row a bad one.
 pub(super) fn read_rows_with(
-    loaded: &Loaded,
+    loaded: &Speaker,
     args: &Rows,
     choice: &TemplateChoice,
     purpose: Use,

@@ -153,8 +153,8 @@ fn around(estimate: Estimate, digits: usize) -> String {
     format!("{mean:.digits$} ± {:.digits$}", (high - low) / 2.0)
 }
 
-/// Says on stderr how it goes.
-struct Teller {
+/// Says on stderr how several runs go.
+pub(super) struct Teller {
     quiet: bool,
     terminal: bool,
     state: Mutex<State>,
@@ -167,20 +167,27 @@ struct State {
 }
 
 impl Teller {
-    fn new(quiet: bool) -> Self {
+    pub fn new(quiet: bool) -> Self {
         let now = Instant::now();
         let state = State { begun: now, drawn: now, runs: BTreeMap::new() };
         Teller { quiet, terminal: std::io::stderr().is_terminal(), state: Mutex::new(state) }
     }
 
-    fn clear(&self) {
+    pub fn clear(&self) {
         if self.terminal && !self.quiet {
             let _ = write!(std::io::stderr(), "\r\x1b[K");
         }
     }
 
+    /// Speaks no more of a run.
+    pub fn forget(&self, run: &str) {
+        if let Ok(mut state) = self.state.lock() {
+            state.runs.remove(run);
+        }
+    }
+
     /// A line that stays.
-    fn line(&self, text: &str) {
+    pub fn line(&self, text: &str) {
         if !self.quiet {
             self.clear();
             // Nothing depends on what is said.
@@ -189,7 +196,7 @@ impl Teller {
     }
 
     /// Notes how far a run is, and draws all of them if it is time to.
-    fn note(&self, run: &str, text: String) {
+    pub fn note(&self, run: &str, text: String) {
         let Ok(mut state) = self.state.lock() else { return };
         state.runs.insert(run.into(), text);
         let pause = if self.terminal { Duration::from_millis(200) } else { Duration::from_secs(10) };

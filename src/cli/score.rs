@@ -3,9 +3,10 @@
 use serde_json::json;
 
 use super::args::{Common, Score};
-use super::models::{Loaded, Use, read_rows};
+use super::models::{self, read_rows};
 use super::output::{Out, table};
 use super::progress::Progress;
+use crate::decode::Use;
 use crate::error::Result;
 use crate::model::score::{check_finite, log_probabilities};
 use crate::signal;
@@ -15,7 +16,7 @@ const WINDOW: usize = 256;
 
 pub(super) fn run(args: &Score, common: &Common) -> Result<()> {
     args.rows.need_input()?;
-    let loaded = Loaded::open(&args.model, common)?;
+    let loaded = models::open(&args.model, common)?;
     let tokens = read_rows(&loaded, &args.rows, &args.rows.template, Use::Rows)?;
     let mut out = Out::to(args.rows.output.as_deref())?;
     let json = common.json || args.rows.output.is_some();

@@ -51,6 +51,11 @@ impl RunConfig {
         Ok(all)
     }
 
+    /// The updates of the run that wrote this config, where a regime makes other than its length says.
+    pub fn updates(&self) -> Option<u64> {
+        self.facts().into_iter().find(|(key, _)| key == "updates").and_then(|(_, n)| n.parse().ok())
+    }
+
     /// The facts of the run that wrote this config, where one did: version, device, type, threads.
     pub fn facts(&self) -> Vec<(String, String)> {
         let Some(Raw::Table(table)) = raw::find(&self.document.table, read::RUN).map(|node| &node.raw) else {

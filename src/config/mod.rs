@@ -15,7 +15,9 @@
 //! # Ok::<(), retort::error::Error>(())
 //! ```
 
+pub mod grid;
 pub mod numbers;
+pub mod regime;
 pub mod settings;
 pub mod teacher;
 
@@ -34,6 +36,7 @@ use crate::error::{Error, Result};
 pub use about::{about, described};
 pub use list::{Listed, SetBy};
 use raw::{Document, Place};
+pub use regime::{Noise, Regime, Rules};
 pub use settings::{
     Best, Data, DocumentAttention, Eval, Learn, Length, Lora, MicroBatch, Origin, Sampling, Schedule,
     Settings, Student, Train, Warmup,

@@ -56,7 +56,7 @@ fn names() -> String {
     POLICIES.map(|e| e.name).join(", ")
 }
 
-fn missing(file: &Path, key: &str, expected: &str) -> Error {
+pub(super) fn missing(file: &Path, key: &str, expected: &str) -> Error {
     Error::user("a setting is missing").file(file).field(key).expected(expected)
 }
 
@@ -186,6 +186,9 @@ fn train(file: &Path, top: &Table) -> Result<Train> {
         keep: section.count("keep", 1)?.unwrap_or(3),
         best: section.choice("best", &Best::NAMES, Best::RougeL)?,
         max_skipped: section.count("max_skipped", 1)?.unwrap_or(10) as u64,
+        measure_distance: section.flag("measure_distance", false)?,
+        measure_noise: section.count("measure_noise", 0)?.unwrap_or(0) as u64,
+        regime: super::regime::read(&mut section)?,
     };
     if train.min_lr > train.lr {
         return Err(section.wrong("min_lr", format!("at most lr, {}", train.lr)));
@@ -295,6 +298,7 @@ fn fitting(config: &RunConfig) -> Result<()> {
         return Err(missing(file, "teacher.model", &format!("a model folder: {name} has a teacher")));
     }
     super::teacher::check(config, &plan, &source)?;
+    super::regime::check(config)?;
     if settings.student.lora.is_some() && matches!(settings.student.model, Origin::Config(_)) {
         return Err(located(file, "student.lora", config.place("student.lora"))
             .expected("a student.model with weights, which adapters leave as they are")

@@ -38,6 +38,11 @@ impl<'a> Section<'a> {
         Ok(Section { file: self.file, name: full, table: inner(self.file, full, node)?, known: Vec::new() })
     }
 
+    /// The file that is read.
+    pub fn file(&self) -> &'a Path {
+        self.file
+    }
+
     /// Whether the table is there.
     pub fn is_there(&self) -> bool {
         self.table.is_some()

@@ -199,6 +199,13 @@ pub struct Train {
     pub best: Best,
     /// Updates in a row that may be skipped for numbers that are not finite. Default 10.
     pub max_skipped: u64,
+    /// Whether the weights' distance from their start is measured, on updates spaced evenly on a logarithmic axis.
+    /// Default false.
+    pub measure_distance: bool,
+    /// Updates between measurements of the gradient noise scale; 0 for none. Default 0.
+    pub measure_noise: u64,
+    /// `[train.regime]`: the settings above are those of a smaller batch. Default none.
+    pub regime: Option<super::Regime>,
 }
 
 /// `[sampling]`

@@ -47,6 +47,48 @@ fn prompts_are_replied_to_where_rouge_l_decides() {
 }
 
 #[test]
+fn mistakes_in_a_regime_name_their_line() {
+    for (text, says) in [
+        (format!("{SMALL}[train.regime]\n"), "train.regime.kind: expected hoffer or sde"),
+        (
+            format!("{SMALL}[train.regime]\nkind = \"sde\"\n"),
+            "train.regime.reference_batch: expected the batch that the other settings are of",
+        ),
+        (
+            format!("{SMALL}[train.regime]\nkind = \"lamb\"\nreference_batch = 8\n"),
+            "run.toml:10: train.regime.kind: expected hoffer, sde, found \"lamb\"",
+        ),
+        (
+            format!("{SMALL}[train.regime]\nkind = \"sde\"\nreference_batch = 4\n"),
+            "train.betas: expected numbers above 0.9375 for a batch 16 times as large, found 0.9",
+        ),
+        (
+            format!(
+                "{SMALL}[train.regime]\nkind = \"sde\"\nreference_batch = 32\nnoise = \"multiplicative\"\n"
+            ),
+            "run.toml:12: train.regime.noise: expected none",
+        ),
+        (
+            format!(
+                "{SMALL}[train.regime]\nkind = \"hoffer\"\nreference_batch = 128\nnoise = \"multiplicative\"\n"
+            ),
+            "run.toml:11: train.regime.reference_batch: expected at most train.batch, 64",
+        ),
+        (
+            SMALL.replace(
+                "[train]\n",
+                "[train]\nclip = 0\nregime = { kind = \"hoffer\", reference_batch = 8 }\n",
+            ),
+            "run.toml:8: train.clip: expected a number above 0",
+        ),
+    ] {
+        let e = load(&text, &[]).unwrap_err();
+        assert!(e.to_string().contains(says), "{says}: {e}");
+        assert_eq!(e.cause().exit_code(), 2, "{e}");
+    }
+}
+
+#[test]
 fn mistakes_name_their_line() {
     let with =
         |table: &str, line: &str| SMALL.replace(&format!("[{table}]\n"), &format!("[{table}]\n{line}\n"));

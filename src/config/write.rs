@@ -9,13 +9,14 @@ use super::{RunConfig, read};
 use crate::error::Result;
 
 /// Settings that a resumed run may change: they do not change what was done so far.
-const MAY_CHANGE: [&str; 8] = [
+const MAY_CHANGE: [&str; 9] = [
     "train.steps",
     "train.epochs",
     "train.eval_every",
     "train.save_every",
     "train.keep",
     "train.max_skipped",
+    "train.measure_noise",
     "teacher.cache_dir",
     "dist.timeout",
 ];
@@ -95,6 +96,7 @@ pub(super) fn tables(config: &RunConfig) -> Result<Vec<(String, Vec<Line>)>> {
         ],
     ));
     all.push(("train".into(), train(s)));
+    all.extend(s.train.regime.as_ref().map(|r| ("train.regime".into(), super::regime::lines(r))));
     let p = &s.sampling;
     all.push((
         "sampling".into(),
@@ -152,6 +154,8 @@ fn train(s: &Settings) -> Vec<Line> {
         ("keep", t.keep.to_string()),
         ("best", quoted(t.best.name())),
         ("max_skipped", t.max_skipped.to_string()),
+        ("measure_distance", t.measure_distance.to_string()),
+        ("measure_noise", t.measure_noise.to_string()),
     ];
     lines.into_iter().map(|(key, value)| (key.to_string(), value)).collect()
 }

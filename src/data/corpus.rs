@@ -61,8 +61,19 @@ impl Corpus<'_> {
     }
 
     fn files(&self, writer: &mut Writer) -> Result<()> {
+        self.each(&mut |ids, origin| writer.add(ids, 0, origin))
+    }
+
+    /// Each document's tokens, in the order of the files.
+    pub fn each(&self, take: &mut dyn FnMut(&[u32], Origin) -> Result<()>) -> Result<()> {
+        let mut documents = 0;
+        let mut counted = |ids: &[u32], origin: Origin| {
+            documents += 1;
+            take(ids, origin)
+        };
         for (n, path) in self.files.iter().enumerate() {
-            let mut chunk = Chunk { corpus: self, writer, file: n as u32, texts: Vec::new(), bytes: 0 };
+            let mut chunk =
+                Chunk { corpus: self, take: &mut counted, file: n as u32, texts: Vec::new(), bytes: 0 };
             if is_rows(path) {
                 chunk.rows(path)?
             } else {
@@ -70,7 +81,7 @@ impl Corpus<'_> {
             }
             chunk.flush()?;
         }
-        if writer.counts().rows == 0 {
+        if documents == 0 {
             let first = self.files.first().map_or(Path::new("corpus"), PathBuf::as_path);
             return Err(Error::data("no text").file(first).expected("at least one document"));
         }
@@ -108,7 +119,8 @@ impl Corpus<'_> {
     }
 }
 
-fn is_rows(path: &Path) -> bool {
+/// Whether a file's name says that it has rows.
+pub fn is_rows(path: &Path) -> bool {
     let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase());
     ending.is_some_and(|e| ["jsonl", "json", "ndjson"].contains(&e.as_str()))
 }
@@ -134,7 +146,7 @@ fn pieces(text: &str) -> impl Iterator<Item = &str> {
 /// Documents on their way.
 struct Chunk<'a, 'c> {
     corpus: &'a Corpus<'c>,
-    writer: &'a mut Writer,
+    take: &'a mut dyn FnMut(&[u32], Origin) -> Result<()>,
     file: u32,
     texts: Vec<(usize, String)>,
     bytes: usize,
@@ -203,7 +215,7 @@ impl Chunk<'_, '_> {
         for ((line, _), ids) in texts.iter().zip(made) {
             let place = |e: Error| e.at_row(&self.corpus.files[self.file as usize], *line);
             let origin = Origin { file: self.file, line: *line as u32 };
-            self.writer.add(&ids.map_err(place)?, 0, origin)?;
+            (self.take)(&ids.map_err(place)?, origin)?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! A sequence's draws depend on `(seed, row, sample, position)` alone: not on the batch it is in, nor on
 //! the order of the rows. What one step does for the rows of a batch is in `plain` and `mixed`; which rows
 //! those are, in `lanes`; from logits to a token, in `distribution`;
-//! what a GPU records of it, in `recorded`.
+//! what a GPU records of it, in `recorded`. A folder that is read and ready to answer is a `Speaker`.
 
 mod dialogue;
 mod distribution;
@@ -15,11 +15,13 @@ mod plain;
 mod recorded;
 mod rules;
 pub mod settings;
+mod speaker;
 
 pub use dialogue::Dialogue;
 pub use mixed::{Effort, Form, Mixture, sample_mixed};
 pub use plain::{replies, sample};
 pub use settings::{Request, Sampling, Scores};
+pub use speaker::{Speaker, Use};
 
 /// How a reply ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

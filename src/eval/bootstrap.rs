@@ -89,7 +89,7 @@ pub fn of_sums<const K: usize, const S: usize>(
 }
 
 /// The middle 95 % of these values.
-pub(super) fn interval(mut values: Vec<f64>) -> [f64; 2] {
+pub fn interval(mut values: Vec<f64>) -> [f64; 2] {
     values.sort_by(f64::total_cmp);
     [TAIL, 1.0 - TAIL].map(|share| percentile(&values, share))
 }

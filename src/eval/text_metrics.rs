@@ -93,7 +93,7 @@ fn over_seeds(values: &[f64]) -> [f64; 2] {
 
 /// The 97.5th percentile of Student's t: a table, and from 11 degrees of freedom on the expansion around the
 /// normal one, which is then right to three digits.
-fn student(degrees: usize) -> f64 {
+pub fn student(degrees: usize) -> f64 {
     const TABLE: [f64; 10] =
         [12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281];
     let (z, n) = (1.959_964f64, degrees as f64);

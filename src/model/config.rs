@@ -51,6 +51,14 @@ pub struct Shape {
     pub rope: Option<super::rope::Rope>,
 }
 
+impl Shape {
+    /// Of so many parameters those of blocks and norms, without embedding and head: what scaling laws count.
+    pub fn without_embeddings(&self, parameters: i64) -> i64 {
+        let tables = if self.tied { 1 } else { 2 };
+        parameters - tables * self.vocabulary * self.head_input
+    }
+}
+
 /// A config.json, not yet believed.
 #[derive(Debug, Clone)]
 pub struct RawConfig {
@@ -67,6 +75,11 @@ impl RawConfig {
             Value::Object(fields) => Ok(RawConfig { file: file.to_path_buf(), fields }),
             other => Err(Error::data("not a config").file(file).expected("an object").found(kind_of(&other))),
         }
+    }
+
+    /// These fields, which `file` would hold.
+    pub fn of(file: &Path, fields: Map<String, Value>) -> Self {
+        RawConfig { file: file.to_path_buf(), fields }
     }
 
     /// The fields of an object inside, under the same file name in errors.

@@ -8,6 +8,7 @@
 use tch::Tensor;
 
 use super::attention::Geometry;
+use super::axes::{Axis, Cuts};
 use super::cache::LayerCache;
 use super::config::{CONTEXT, HEADS, LAYERS, RawConfig, Shape, VOCABULARY, WIDTH};
 use super::layers::{Activation, Embedding, Finish, Head, Linear, Mlp, Norm};
@@ -20,6 +21,35 @@ const NAMING: Naming = Naming {
     head: "lm_head.weight",
     embedding: "transformer.wte.weight",
     buffers: &["attn.bias", "attn.masked_bias"],
+};
+
+const CUTS: Cuts = Cuts {
+    axes: &[
+        ("wte.weight", &[Axis::Vocabulary, Axis::Hidden]),
+        ("wpe.weight", &[Axis::Whole, Axis::Hidden]),
+        ("lm_head.weight", &[Axis::Vocabulary, Axis::Hidden]),
+        ("attn.c_attn.weight", &[Axis::Hidden, Axis::Fused]),
+        ("attn.c_attn.bias", &[Axis::Fused]),
+        ("attn.c_proj.weight", &[Axis::Attended, Axis::Hidden]),
+        ("attn.c_proj.bias", &[Axis::Hidden]),
+        ("mlp.c_fc.weight", &[Axis::Hidden, Axis::Neurons]),
+        ("mlp.c_fc.bias", &[Axis::Neurons]),
+        ("mlp.c_proj.weight", &[Axis::Activated, Axis::Hidden]),
+        ("mlp.c_proj.bias", &[Axis::Hidden]),
+        ("ln_1.weight", &[Axis::Hidden]),
+        ("ln_1.bias", &[Axis::Hidden]),
+        ("ln_2.weight", &[Axis::Hidden]),
+        ("ln_2.bias", &[Axis::Hidden]),
+        ("ln_f.weight", &[Axis::Hidden]),
+        ("ln_f.bias", &[Axis::Hidden]),
+    ],
+    hidden: &["n_embd", "hidden_size"],
+    heads: &["n_head", "num_attention_heads"],
+    layers: &["n_layer", "num_hidden_layers"],
+    neurons: &["n_inner"],
+    kv_heads: None,
+    head_dim: None,
+    word: None,
 };
 
 #[derive(Debug)]
@@ -108,6 +138,10 @@ impl Design for Gpt2 {
         specs
     }
 
+    fn cuts(&self) -> &'static Cuts {
+        &CUTS
+    }
+
     fn build(&self, params: &Params) -> Result<Parts> {
         let d = self.shape.hidden;
         let base = Under { params, prefix: NAMING.prefix };
@@ -155,8 +189,8 @@ impl Block for Gpt2Block {
         let qkv = self.qkv.forward(&self.before_attention.forward(x)?)?;
         let part = |n: i64| qkv.f_narrow(-1, n * self.geometry.width(), self.geometry.width());
         let attended = self.geometry.attend([part(0)?, part(1)?, part(2)?], None, sight, cache)?;
-        let x = x.f_add(&self.out.forward(&attended)?)?;
-        Ok(x.f_add(&self.mlp.forward(&self.before_mlp.forward(&x)?)?)?)
+        let x = sight.add(x, &self.out.forward(&attended)?)?;
+        sight.add(&x, &self.mlp.forward(&self.before_mlp.forward(&x)?)?)
     }
 
     fn share(&self) -> Box<dyn Block> {

@@ -7,6 +7,7 @@
 use tch::Tensor;
 
 use super::attention::Geometry;
+use super::axes::{Axis, Cuts};
 use super::cache::LayerCache;
 use super::config::{CONTEXT, HEADS, LAYERS, RawConfig, Shape, VOCABULARY, WIDTH};
 use super::layers::{Activation, Embedding, Finish, Head, Linear, Mlp, Norm};
@@ -20,6 +21,34 @@ const NAMING: Naming = Naming {
     head: "embed_out.weight",
     embedding: "gpt_neox.embed_in.weight",
     buffers: &["attention.bias", "attention.masked_bias", "rotary_emb.inv_freq"],
+};
+
+const CUTS: Cuts = Cuts {
+    axes: &[
+        ("embed_in.weight", &[Axis::Vocabulary, Axis::Hidden]),
+        ("embed_out.weight", &[Axis::Vocabulary, Axis::Hidden]),
+        ("query_key_value.weight", &[Axis::FusedByHead, Axis::Hidden]),
+        ("query_key_value.bias", &[Axis::FusedByHead]),
+        ("dense.weight", &[Axis::Hidden, Axis::Attended]),
+        ("dense.bias", &[Axis::Hidden]),
+        ("dense_h_to_4h.weight", &[Axis::Neurons, Axis::Hidden]),
+        ("dense_h_to_4h.bias", &[Axis::Neurons]),
+        ("dense_4h_to_h.weight", &[Axis::Hidden, Axis::Activated]),
+        ("dense_4h_to_h.bias", &[Axis::Hidden]),
+        ("input_layernorm.weight", &[Axis::Hidden]),
+        ("input_layernorm.bias", &[Axis::Hidden]),
+        ("post_attention_layernorm.weight", &[Axis::Hidden]),
+        ("post_attention_layernorm.bias", &[Axis::Hidden]),
+        ("final_layer_norm.weight", &[Axis::Hidden]),
+        ("final_layer_norm.bias", &[Axis::Hidden]),
+    ],
+    hidden: &["hidden_size"],
+    heads: &["num_attention_heads"],
+    layers: &["num_hidden_layers"],
+    neurons: &["intermediate_size"],
+    kv_heads: None,
+    head_dim: None,
+    word: None,
 };
 
 #[derive(Debug)]
@@ -128,6 +157,10 @@ impl Design for GptNeox {
         specs
     }
 
+    fn cuts(&self) -> &'static Cuts {
+        &CUTS
+    }
+
     fn build(&self, params: &Params) -> Result<Parts> {
         let base = Under { params, prefix: NAMING.prefix };
         let blocks =
@@ -165,9 +198,9 @@ impl NeoxBlock {
 
 impl Block for NeoxBlock {
     fn forward(&self, x: &Tensor, sight: &Sight, cache: Option<&mut LayerCache>) -> Result<Tensor> {
-        let behind = x.f_add(&self.attention(&self.attention_norm.forward(x)?, sight, cache)?)?;
+        let behind = sight.add(x, &self.attention(&self.attention_norm.forward(x)?, sight, cache)?)?;
         let into_mlp = if self.parallel { x } else { &behind };
-        Ok(behind.f_add(&self.mlp.forward(&self.mlp_norm.forward(into_mlp)?)?)?)
+        sight.add(&behind, &self.mlp.forward(&self.mlp_norm.forward(into_mlp)?)?)
     }
 
     fn share(&self) -> Box<dyn Block> {

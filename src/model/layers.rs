@@ -8,7 +8,7 @@ use super::sight::Sight;
 use crate::error::Result;
 use crate::native::small::{self, Order};
 use crate::native::widen;
-use crate::weights::Adapter;
+use crate::weights::{Adapter, Tap};
 
 /// A linear map, stored as `[out, in]`, or as `[in, out]` by GPT-2, and a change of low rank beside it.
 #[derive(Debug)]
@@ -17,15 +17,17 @@ pub struct Linear {
     bias: Option<Tensor>,
     input_first: bool,
     adapter: Option<Adapter>,
+    tap: Option<Tap>,
 }
 
 impl Linear {
     /// Stored as `[out, in]`.
     pub(super) fn new(under: Under<'_>, name: &str, bias: bool) -> Result<Self> {
         let weight = under.get(&format!("{name}.weight"))?;
-        let adapter = under.params.adapter(&format!("{}{name}.weight", under.prefix));
+        let full = format!("{}{name}.weight", under.prefix);
+        let (adapter, tap) = (under.params.adapter(&full), under.params.tap(&full));
         let bias = under.maybe(bias, &format!("{name}.bias"))?;
-        Ok(Linear { weight, bias, input_first: false, adapter })
+        Ok(Linear { weight, bias, input_first: false, adapter, tap })
     }
 
     /// Stored as `[in, out]` (GPT-2's Conv1D).
@@ -35,6 +37,14 @@ impl Linear {
 
     /// The map's value.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.tap {
+            None => self.adapted(x),
+            Some(tap) => self.adapted(&tap.pass(x)?),
+        }
+    }
+
+    /// Its value with the adapter's share.
+    fn adapted(&self, x: &Tensor) -> Result<Tensor> {
         let out = self.unchanged(x)?;
         let Some(Adapter { a_ri, b_or, scale }) = &self.adapter else { return Ok(out) };
         let low = widen::linear(x, a_ri, None)?.f_mul_scalar(*scale)?;
@@ -59,7 +69,8 @@ impl Linear {
     pub fn share(&self) -> Self {
         let bias = self.bias.as_ref().map(Tensor::shallow_clone);
         let adapter = self.adapter.as_ref().map(Adapter::share);
-        Linear { weight: self.weight.shallow_clone(), bias, input_first: self.input_first, adapter }
+        let tap = self.tap.as_ref().map(Tap::share);
+        Linear { weight: self.weight.shallow_clone(), bias, input_first: self.input_first, adapter, tap }
     }
 }
 

@@ -8,6 +8,7 @@
 use tch::Tensor;
 
 use super::attention::{Attention, Geometry};
+use super::axes::{Axis, Cuts};
 use super::cache::LayerCache;
 use super::config::{CONTEXT, HEADS, LAYERS, RawConfig, Shape, VOCABULARY, WIDTH};
 use super::layers::{Activation, Embedding, Finish, Head, Linear, Mlp, Norm};
@@ -21,6 +22,39 @@ const NAMING: Naming = Naming {
     head: "lm_head.weight",
     embedding: "model.embed_tokens.weight",
     buffers: &["rotary_emb.inv_freq"],
+};
+
+const CUTS: Cuts = Cuts {
+    axes: &[
+        ("embed_tokens.weight", &[Axis::Vocabulary, Axis::Hidden]),
+        ("lm_head.weight", &[Axis::Vocabulary, Axis::Hidden]),
+        ("q_proj.weight", &[Axis::Queries, Axis::Hidden]),
+        ("q_proj.bias", &[Axis::Queries]),
+        ("k_proj.weight", &[Axis::Keys, Axis::Hidden]),
+        ("k_proj.bias", &[Axis::Keys]),
+        ("v_proj.weight", &[Axis::Keys, Axis::Hidden]),
+        ("v_proj.bias", &[Axis::Keys]),
+        ("o_proj.weight", &[Axis::Hidden, Axis::Attended]),
+        ("o_proj.bias", &[Axis::Hidden]),
+        ("gate_proj.weight", &[Axis::Neurons, Axis::Hidden]),
+        ("gate_proj.bias", &[Axis::Neurons]),
+        ("up_proj.weight", &[Axis::Neurons, Axis::Hidden]),
+        ("up_proj.bias", &[Axis::Neurons]),
+        ("down_proj.weight", &[Axis::Hidden, Axis::Activated]),
+        ("down_proj.bias", &[Axis::Hidden]),
+        ("q_norm.weight", &[Axis::Whole]),
+        ("k_norm.weight", &[Axis::Whole]),
+        ("input_layernorm.weight", &[Axis::Hidden]),
+        ("post_attention_layernorm.weight", &[Axis::Hidden]),
+        ("norm.weight", &[Axis::Hidden]),
+    ],
+    hidden: &["hidden_size"],
+    heads: &["num_attention_heads"],
+    layers: &["num_hidden_layers"],
+    neurons: &["intermediate_size"],
+    kv_heads: Some("num_key_value_heads"),
+    head_dim: Some("head_dim"),
+    word: None,
 };
 
 /// A model of the Llama family.
@@ -167,6 +201,10 @@ impl Design for Llama {
         specs
     }
 
+    fn cuts(&self) -> &'static Cuts {
+        &CUTS
+    }
+
     fn build(&self, params: &Params) -> Result<Parts> {
         let base = Under { params, prefix: NAMING.prefix };
         let blocks =
@@ -195,8 +233,8 @@ struct LlamaBlock {
 
 impl Block for LlamaBlock {
     fn forward(&self, x: &Tensor, sight: &Sight, cache: Option<&mut LayerCache>) -> Result<Tensor> {
-        let x = x.f_add(&self.attention.forward(&self.before_attention.forward(x)?, sight, cache)?)?;
-        Ok(x.f_add(&self.mlp.forward(&self.before_mlp.forward(&x)?)?)?)
+        let x = sight.add(x, &self.attention.forward(&self.before_attention.forward(x)?, sight, cache)?)?;
+        sight.add(&x, &self.mlp.forward(&self.before_mlp.forward(&x)?)?)
     }
 
     fn share(&self) -> Box<dyn Block> {

@@ -37,6 +37,9 @@ impl Default for LoadOptions {
     }
 }
 
+/// What is done at a block: see [`CausalLm::hidden_with`].
+pub type Visit<'v> = dyn FnMut(usize, &Tensor, &dyn Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> + 'v;
+
 /// A causal language model.
 #[derive(Debug)]
 pub struct CausalLm {
@@ -155,6 +158,25 @@ impl CausalLm {
             } else {
                 block.forward(&x, &sight, None)?
             };
+        }
+        self.parts.finish.forward(x)
+    }
+
+    /// The same with a float32 factor on each channel of the state between blocks, and with the blocks in the hands of
+    /// `visit`: it is given each one's number, the state before it, and what computes the state behind it.
+    pub fn hidden_with(
+        &self,
+        ids_bt: &Tensor,
+        mask_d: Option<&Tensor>,
+        visit: &mut Visit<'_>,
+    ) -> Result<Tensor> {
+        let (_, tokens) = ids_bt.size2()?;
+        self.check_length(tokens)?;
+        let sight =
+            Sight::new(self.shape(), tokens, &Padding::Right, self.kind, self.device)?.with_mask(mask_d);
+        let mut x = sight.begin(self.parts.embedding.forward(ids_bt, &sight)?)?;
+        for (layer, block) in self.parts.blocks.iter().enumerate() {
+            x = visit(layer, &x, &|x| block.forward(x, &sight, None))?;
         }
         self.parts.finish.forward(x)
     }

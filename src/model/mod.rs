@@ -8,9 +8,11 @@
 //! A new architecture is one new file that implements [`Design`], and one line in [`ARCHITECTURES`].
 
 pub mod attention;
+pub mod axes;
 pub mod cache;
 pub mod config;
 pub mod gap;
+pub mod ghost;
 pub mod layers;
 pub mod lm;
 pub mod rope;
@@ -31,6 +33,7 @@ use tch::Tensor;
 
 use crate::error::{Error, Result};
 use crate::weights::{Naming, Params, Spec};
+use axes::Cuts;
 use cache::LayerCache;
 use config::{RawConfig, Shape};
 use layers::{Embedding, Finish, Head};
@@ -59,6 +62,8 @@ pub trait Design: Send + std::fmt::Debug {
     fn naming(&self) -> Naming;
     /// Every tensor it needs, a tied head once.
     fn specs(&self) -> Vec<Spec>;
+    /// What its tensors' axes count, and what config.json calls its sizes.
+    fn cuts(&self) -> &'static Cuts;
     /// The model over these tensors.
     fn build(&self, params: &Params) -> Result<Parts>;
 }
@@ -92,7 +97,11 @@ pub fn read_design(folder: &Path) -> Result<Box<dyn Design>> {
 
 /// Reads and checks a config.json of any name.
 pub fn read_config(file: &Path) -> Result<Box<dyn Design>> {
-    let raw = RawConfig::open(file)?;
+    design_of(&RawConfig::open(file)?)
+}
+
+/// Checks what a config.json says.
+pub fn design_of(raw: &RawConfig) -> Result<Box<dyn Design>> {
     let model_type = raw.text("model_type")?;
     let found = ARCHITECTURES.iter().find(|(name, _)| *name == model_type);
     let Some((_, read)) = found else {
@@ -104,7 +113,7 @@ pub fn read_config(file: &Path) -> Result<Box<dyn Design>> {
             return Err(raw.bad(key, what, "a setting that changes the weights"));
         }
     }
-    read(&raw)
+    read(raw)
 }
 
 /// A part of a model, made of params with a common prefix in their names.

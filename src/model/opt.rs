@@ -7,6 +7,7 @@
 use tch::Tensor;
 
 use super::attention::{Attention, Geometry};
+use super::axes::{Axis, Cuts};
 use super::cache::LayerCache;
 use super::config::{CONTEXT, HEADS, LAYERS, RawConfig, Shape, VOCABULARY, WIDTH};
 use super::layers::{Activation, Embedding, Finish, Head, Linear, Mlp, Norm};
@@ -19,6 +20,39 @@ const NAMING: Naming = Naming {
     head: "lm_head.weight",
     embedding: "model.decoder.embed_tokens.weight",
     buffers: &[],
+};
+
+const CUTS: Cuts = Cuts {
+    axes: &[
+        ("embed_tokens.weight", &[Axis::Vocabulary, Axis::Word]),
+        ("lm_head.weight", &[Axis::Vocabulary, Axis::Word]),
+        ("embed_positions.weight", &[Axis::Whole, Axis::Hidden]),
+        ("project_in.weight", &[Axis::Hidden, Axis::Word]),
+        ("project_out.weight", &[Axis::Word, Axis::Hidden]),
+        ("q_proj.weight", &[Axis::Queries, Axis::Hidden]),
+        ("q_proj.bias", &[Axis::Queries]),
+        ("k_proj.weight", &[Axis::Keys, Axis::Hidden]),
+        ("k_proj.bias", &[Axis::Keys]),
+        ("v_proj.weight", &[Axis::Keys, Axis::Hidden]),
+        ("v_proj.bias", &[Axis::Keys]),
+        ("out_proj.weight", &[Axis::Hidden, Axis::Attended]),
+        ("out_proj.bias", &[Axis::Hidden]),
+        ("fc1.weight", &[Axis::Neurons, Axis::Hidden]),
+        ("fc1.bias", &[Axis::Neurons]),
+        ("fc2.weight", &[Axis::Hidden, Axis::Activated]),
+        ("fc2.bias", &[Axis::Hidden]),
+        ("self_attn_layer_norm.weight", &[Axis::Hidden]),
+        ("self_attn_layer_norm.bias", &[Axis::Hidden]),
+        ("final_layer_norm.weight", &[Axis::Hidden]),
+        ("final_layer_norm.bias", &[Axis::Hidden]),
+    ],
+    hidden: &["hidden_size"],
+    heads: &["num_attention_heads"],
+    layers: &["num_hidden_layers"],
+    neurons: &["ffn_dim"],
+    kv_heads: None,
+    head_dim: None,
+    word: Some("word_embed_proj_dim"),
 };
 /// OPT has no setting for it.
 const EPS: f64 = 1e-5;
@@ -147,6 +181,10 @@ impl Design for Opt {
         specs
     }
 
+    fn cuts(&self) -> &'static Cuts {
+        &CUTS
+    }
+
     fn build(&self, params: &Params) -> Result<Parts> {
         let base = Under { params, prefix: "model.decoder." };
         let project = |name: &str| self.projects().then(|| Linear::new(base, name, false)).transpose();
@@ -183,11 +221,11 @@ struct OptBlock {
 impl Block for OptBlock {
     fn forward(&self, x: &Tensor, sight: &Sight, cache: Option<&mut LayerCache>) -> Result<Tensor> {
         if self.norm_first {
-            let x = x.f_add(&self.attention.forward(&self.attention_norm.forward(x)?, sight, cache)?)?;
-            return Ok(x.f_add(&self.mlp.forward(&self.mlp_norm.forward(&x)?)?)?);
+            let x = sight.add(x, &self.attention.forward(&self.attention_norm.forward(x)?, sight, cache)?)?;
+            return sight.add(&x, &self.mlp.forward(&self.mlp_norm.forward(&x)?)?);
         }
-        let x = self.attention_norm.forward(&x.f_add(&self.attention.forward(x, sight, cache)?)?)?;
-        self.mlp_norm.forward(&x.f_add(&self.mlp.forward(&x)?)?)
+        let x = self.attention_norm.forward(&sight.add(x, &self.attention.forward(x, sight, cache)?)?)?;
+        self.mlp_norm.forward(&sight.add(&x, &self.mlp.forward(&x)?)?)
     }
 
     fn share(&self) -> Box<dyn Block> {

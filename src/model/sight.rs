@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::config::Shape;
 use crate::error::Result;
+use crate::weights::tap::masked;
 
 /// Where the padding of a batch is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,7 @@ pub struct Sight {
     rope: Option<(Tensor, Tensor)>,
     looks: Vec<(Option<i64>, Look)>,
     keep: Option<Keep>,
+    mask_d: Option<Tensor>,
 }
 
 /// Which keys the queries of a pass may look at, for one width of window.
@@ -90,7 +92,7 @@ impl Sight {
             .map(|rope| rope.tables(&positions_bt.f_unsqueeze(2)?, kind, device))
             .transpose()?;
         let looks = each_window(shape, |window| Look::whole(tokens, window, starts.as_ref(), kind, device))?;
-        Ok(Sight { positions_bt, rope, looks, keep: None })
+        Ok(Sight { positions_bt, rope, looks, keep: None, mask_d: None })
     }
 
     /// The sight of whole prompts, padding behind them, that a cache keeps.
@@ -112,7 +114,7 @@ impl Sight {
         looks: Vec<(Option<i64>, Look)>,
         keep: Keep,
     ) -> Self {
-        Sight { positions_bt, rope, looks, keep: Some(keep) }
+        Sight { positions_bt, rope, looks, keep: Some(keep), mask_d: None }
     }
 
     /// The place of each token in its row, counted from 0 at the row's first token: [b or 1, t].
@@ -123,6 +125,28 @@ impl Sight {
     /// Cosines and sines for the rotary embedding: [b or 1, t, 1, rotated].
     pub fn rope(&self) -> Option<(&Tensor, &Tensor)> {
         self.rope.as_ref().map(|(cos, sin)| (cos, sin))
+    }
+
+    /// With a factor on each channel of the state between blocks, in float32: on what begins it, on what each sublayer
+    /// adds to it, and on each sum.
+    pub fn with_mask(self, mask_d: Option<&Tensor>) -> Self {
+        Sight { mask_d: mask_d.map(Tensor::shallow_clone), ..self }
+    }
+
+    /// The state before the first block.
+    pub fn begin(&self, x: Tensor) -> Result<Tensor> {
+        match &self.mask_d {
+            None => Ok(x),
+            Some(mask_d) => masked(&x, mask_d),
+        }
+    }
+
+    /// The state behind a sublayer that adds `out` to it.
+    pub fn add(&self, x: &Tensor, out: &Tensor) -> Result<Tensor> {
+        match &self.mask_d {
+            None => Ok(x.f_add(out)?),
+            Some(mask_d) => masked(&x.f_add(&masked(out, mask_d)?)?, mask_d),
+        }
     }
 
     /// Where keys and values are kept, in a pass with a cache.
@@ -142,6 +166,7 @@ impl Sight {
             rope: self.rope.as_ref().map(|(c, s)| (c.shallow_clone(), s.shallow_clone())),
             looks: self.looks.iter().map(|(w, look)| (*w, look.share())).collect(),
             keep: self.keep.as_ref().map(Keep::share),
+            mask_d: self.mask_d.as_ref().map(Tensor::shallow_clone),
         }
     }
 }

@@ -53,11 +53,18 @@ unsafe extern "C" {
     -> c_int;
     fn retort_copy_all(into: *const *mut C_tensor, from: *const *mut C_tensor, n: usize) -> c_int;
     fn retort_zero_all(tensors: *const *mut C_tensor, n: usize) -> c_int;
+    fn retort_drop_grads(tensors: *const *mut C_tensor, n: usize) -> c_int;
     fn retort_backward(
         outputs: *const *mut C_tensor,
         grads: *const *mut C_tensor,
         n: usize,
         keep_graph: bool,
+    ) -> c_int;
+    fn retort_wide_linear(
+        x: *mut C_tensor,
+        w: *mut C_tensor,
+        bias: *mut C_tensor,
+        out: *mut *mut C_tensor,
     ) -> c_int;
     fn retort_recompute(
         x: *mut C_tensor,
@@ -243,12 +250,31 @@ pub fn zero_all(tensors: &[Tensor]) -> Result<()> {
     check(unsafe { retort_zero_all(list.as_ptr(), list.len()) })
 }
 
+/// Forgets the gradients that a backward pass left at these tensors: their memory is free, and the next pass need
+/// not add to them.
+pub fn drop_grads(tensors: &[Tensor]) -> Result<()> {
+    let list = pointers(tensors);
+    // SAFETY: a list of n live tensors.
+    check(unsafe { retort_drop_grads(list.as_ptr(), list.len()) })
+}
+
 /// Runs the backward pass from `outputs` with these gradients (tch starts from ones alone).
 pub fn backward(outputs: &[Tensor], grads: &[Tensor], keep_graph: bool) -> Result<()> {
     same_number(outputs.len(), grads.len())?;
     let (o, g) = (pointers(outputs), pointers(grads));
     // SAFETY: two lists of n live tensors.
     check(unsafe { retort_backward(o.as_ptr(), g.as_ptr(), o.len(), keep_graph) })
+}
+
+/// `x w^T + bias` of narrow numbers, computed in float32 forward and back, in the type of x. What is kept for the
+/// backward pass is narrow.
+fn wide_linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let bias = bias.map_or(std::ptr::null_mut(), |t| t.as_ptr().cast_mut());
+    let mut out = std::ptr::null_mut();
+    // SAFETY: live tensors, or null where there is no bias.
+    check(unsafe { retort_wide_linear(x.as_ptr().cast_mut(), w.as_ptr().cast_mut(), bias, &raw mut out) })?;
+    // SAFETY: a new tensor that nobody else owns.
+    Ok(unsafe { Tensor::from_ptr(out) })
 }
 
 /// What [`recompute`] runs, once forward and once more in the backward pass.

@@ -5,6 +5,7 @@
 #include <ATen/Context.h>
 #include <ATen/record_function.h>
 #include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
@@ -110,6 +111,12 @@ RETORT_API int retort_zero_all(Tensor **tensors, size_t n) {
   })
 }
 
+RETORT_API int retort_drop_grads(Tensor **tensors, size_t n) {
+  RETORT_GUARD({
+    for (size_t i = 0; i < n; i++) tensors[i]->mutable_grad().reset();
+  })
+}
+
 // ---- backward ------------------------------------------------------------------------------------
 
 RETORT_API int retort_backward(Tensor **outputs, Tensor **grads, size_t n, bool keep_graph) {
@@ -169,6 +176,36 @@ RETORT_API int retort_recompute(Tensor *x, void *context, Tensor *(*run)(void *,
       torch::autograd::set_history(y, node);
     }
     *out = new Tensor(std::move(y));
+  })
+}
+
+// A product in float32 of narrower numbers, which keeps these and not what they were widened to.
+struct WideLinear : torch::autograd::Function<WideLinear> {
+  static Tensor forward(torch::autograd::AutogradContext *kept, Tensor x, Tensor w, std::optional<Tensor> bias) {
+    kept->save_for_backward({x, w});
+    kept->saved_data["bias"] = bias.has_value();
+    std::optional<Tensor> wide_bias;
+    if (bias) wide_bias = bias->to(at::kFloat);
+    return at::linear(x.to(at::kFloat), w.to(at::kFloat), wide_bias).to(x.scalar_type());
+  }
+  static variable_list backward(torch::autograd::AutogradContext *kept, variable_list grads) {
+    auto saved = kept->get_saved_variables();
+    auto &x = saved[0], &w = saved[1];
+    auto slope = grads[0].to(at::kFloat).reshape({-1, w.size(0)});
+    Tensor to_x, to_w, to_bias;
+    if (kept->needs_input_grad(0)) to_x = slope.mm(w.to(at::kFloat)).to(x.scalar_type()).view(x.sizes());
+    if (kept->needs_input_grad(1))
+      to_w = slope.t().mm(x.reshape({-1, w.size(1)}).to(at::kFloat)).to(w.scalar_type());
+    if (kept->saved_data["bias"].toBool() && kept->needs_input_grad(2)) to_bias = slope.sum(0).to(w.scalar_type());
+    return {to_x, to_w, to_bias};
+  }
+};
+
+RETORT_API int retort_wide_linear(Tensor *x, Tensor *w, Tensor *bias, Tensor **out) {
+  RETORT_GUARD({
+    std::optional<Tensor> b;
+    if (bias) b = *bias;
+    *out = new Tensor(WideLinear::apply(*x, *w, b));
   })
 }
 

@@ -112,6 +112,18 @@ fn backward_takes_the_gradient_it_is_given() {
     close(&x.grad(), &Tensor::from_slice(&[2f32, 0., -6.]), 0.0);
 }
 
+/// Without them the second pass would give the sum of both.
+#[test]
+fn gradients_that_are_dropped_are_not_added_to() {
+    let x = Tensor::from_slice(&[1f32, 2.]).set_requires_grad(true);
+    for _ in 0..2 {
+        backward(&[&x * &x], &[Tensor::from_slice(&[1f32, 1.])], false).unwrap();
+        close(&x.grad(), &Tensor::from_slice(&[2f32, 4.]), 0.0);
+        drop_grads(&[x.shallow_clone()]).unwrap();
+        assert!(!x.grad().defined());
+    }
+}
+
 /// A block run twice gives the gradients of a block run once, for its input and for what it holds.
 #[test]
 fn recomputing_changes_no_gradient() {

@@ -1,11 +1,14 @@
 //! The optimizer: AdamW over float32 masters with its state by parameter name, learning-rate schedules,
-//! clipping by the global norm, and the guard against numbers that are not finite. Layer 1: uses `native`,
-//! `weights`.
+//! clipping by the global norm, and the guard against numbers that are not finite; the rules of the large-batch
+//! regime. Layer 1: uses `native`, `config`, `weights`.
 //!
 //! An update goes: the norm of all gradients together; if it is not finite nothing changes; else all are
 //! scaled by `min(1, clip / norm)` and AdamW takes its step, matrices with weight decay and norms and
 //! biases without. The norm that is told is the one before clipping.
 
+pub mod diffusion;
+pub mod noise;
+pub mod regime;
 pub mod schedule;
 
 use tch::{Kind, Tensor};

@@ -87,7 +87,7 @@ impl Arm {
 
 /// Does the work of each item, so many at a time; the first error is the answer, and nothing new is begun
 /// behind it.
-pub(super) fn for_each<T: Sync, R: Send>(
+pub fn for_each<T: Sync, R: Send>(
     items: &[T],
     at_once: usize,
     work: impl Fn(&T) -> Result<R> + Sync,

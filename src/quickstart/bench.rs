@@ -16,7 +16,7 @@ use crate::store::{Folder, read_file};
 use crate::train::Finished;
 
 /// One prompt in so many has a reply to learn.
-const LABELLED: usize = 5;
+pub(super) const LABELLED: usize = 5;
 
 /// Of 25 prompts, so many rows more are there for each run to choose its best state by.
 const VALID: usize = 8;

@@ -9,17 +9,15 @@ use std::path::Path;
 use tch::{Device, Kind};
 
 use super::grammar::{Grammar, Request};
-use crate::data::{Encoder, Row};
-use crate::decode::Sampling;
+use crate::decode::{Sampling, Speaker};
 use crate::error::Result;
 use crate::eval::bootstrap::{Estimate, of_sums};
 use crate::eval::exposure::excess;
 use crate::eval::replies::{Answer, answers};
 use crate::eval::{rouge, text_metrics};
+use crate::model::LoadOptions;
 use crate::model::gap::{Gap, Given, at_tokens};
-use crate::model::{CausalLm, LoadOptions};
 use crate::signal;
-use crate::text::{Template, TemplateChoice, Tokenizer, eos_ids, turn_end};
 use crate::weights::Residence;
 
 /// What `generate` takes where nothing is said.
@@ -60,35 +58,26 @@ pub(super) struct HeldOut {
 
 /// A model with what reads for it.
 pub(super) struct Read {
-    model: CausalLm,
-    tokenizer: Tokenizer,
+    speaker: Speaker,
     sampling: Sampling,
     prompts: Vec<Vec<u32>>,
 }
 
 impl Read {
     pub fn open(folder: &Path, rows: &HeldOut, (device, kind): (Device, Kind)) -> Result<Self> {
-        let tokenizer = Tokenizer::load(folder)?;
-        let eos = eos_ids(folder, &tokenizer)?;
         let options = LoadOptions { kind, device, residence: Residence::Mapped, check_finite: true };
-        let model = CausalLm::load(folder, options)?;
-        let template = Template::resolve(&TemplateChoice::Auto, &tokenizer, false)?;
-        let encoder = Encoder::new(&tokenizer, template, turn_end(&eos, &tokenizer));
-        let prompt = |request: &Request| {
-            encoder.prompt(&Row::Prompt { prompt: request.prompt.clone(), responses: Vec::new() })
-        };
-        let prompts = rows.requests.iter().map(prompt).collect::<Result<_>>()?;
-        let vocabulary = tokenizer.vocab_size();
+        let speaker = Speaker::open(folder, options)?;
+        let prompts = speaker.prompts(rows.requests.iter().map(|request| request.prompt.as_str()))?;
         let sampling =
-            Sampling { eos, vocabulary, seed: SEED, max_new_tokens: NEW_TOKENS, ..Sampling::default() };
-        Ok(Read { model, tokenizer, sampling, prompts })
+            speaker.sampling(Sampling { seed: SEED, max_new_tokens: NEW_TOKENS, ..Sampling::default() });
+        Ok(Read { speaker, sampling, prompts })
     }
 
     /// A reply to each prompt, sampled or the most probable one.
     pub fn answers(&self, greedy: bool) -> Result<Vec<Answer>> {
         let prompts: Vec<&[u32]> = self.prompts.iter().map(Vec::as_slice).collect();
         let settings = Sampling { greedy, ..self.sampling.clone() };
-        answers((&self.model, &self.tokenizer), &prompts, &settings, TOGETHER, &mut || ())
+        answers((&self.speaker.model, &self.speaker.tokenizer), &prompts, &settings, TOGETHER, &mut || ())
     }
 
     /// At every token of these replies to the prompts, how far this model is from its teacher.
@@ -105,7 +94,9 @@ impl Read {
             .map(|(ids, prompt)| Given { ids, prompt_len: prompt.len() })
             .collect();
         let vocabulary = self.sampling.vocabulary;
-        let gaps = at_tokens(&teacher.model, &self.model, vocabulary, &given, &mut |_| signal::check())?;
+        let gaps = at_tokens(&teacher.speaker.model, &self.speaker.model, vocabulary, &given, &mut |_| {
+            signal::check()
+        })?;
         Ok(gaps.iter().map(|values| Gap::sum(values)).collect())
     }
 }
@@ -148,7 +139,7 @@ pub(super) fn measure(
     })?;
     let ids: Vec<&[u32]> = said.iter().map(|answer| answer.ids.as_slice()).collect();
     Ok(Measured {
-        parameters: student.model.params().compute().iter().map(|t| t.numel() as u64).sum(),
+        parameters: student.speaker.model.params().compute().iter().map(|t| t.numel() as u64).sum(),
         rouge_l,
         exact_match,
         valid,

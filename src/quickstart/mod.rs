@@ -23,9 +23,10 @@ use tch::{Device, Kind};
 
 use crate::error::{Error, Result};
 use crate::eval::per_row::{Paired, PerRow, paired};
-pub use arms::{ARMS, Arm, START};
+pub use arms::{ARMS, Arm, START, for_each};
 pub use bench::{Bench, write_models};
 pub use measure::Measured;
+pub use shipped::{vocabulary, write_tokenizer};
 
 /// The students, in the order of the table.
 const STUDENTS: [&str; 4] = ["sft", "kd", "seqkd", "minillm"];
@@ -94,14 +95,12 @@ pub struct Found {
 /// Does everything; in a folder where it was stopped it goes on.
 pub fn run(settings: &Settings, hears: &dyn Hears) -> Result<Found> {
     let begun = Instant::now();
-    hears.begins(
-        "task",
-        &format!(
-            "short requests in many wordings: {} with a reply, {} without; a teacher that knows them",
-            settings.prompts / 5,
-            settings.prompts - settings.prompts / 5
-        ),
+    let labelled = settings.prompts / bench::LABELLED;
+    let others = settings.prompts - labelled;
+    let task = format!(
+        "short requests in many wordings: {labelled} with a reply, {others} without; a teacher that knows them"
     );
+    hears.begins("task", &task);
     let bench = Bench::prepare(settings.clone())?;
     hears
         .begins("start", "a small student learns the rows that have a reply; all others begin where it ends");

@@ -1,7 +1,9 @@
 //! The two models that come with the program: files of a Hugging Face folder, made by
 //! `examples/quickstart_models.rs`.
 
-use crate::error::Result;
+use serde_json::Value;
+
+use crate::error::{Error, Result};
 use crate::store::Folder;
 
 /// The file names of a folder, with their bytes.
@@ -25,6 +27,19 @@ const BASE: &Files = &[
     ("model.safetensors", include_bytes!("models/base/model.safetensors")),
     ("README.md", include_bytes!("models/base/README.md")),
 ];
+
+/// Writes the tokenizer's files, without a model.
+pub fn write_tokenizer(folder: &Folder) -> Result<()> {
+    TOKENIZER.iter().try_for_each(|(name, bytes)| folder.write_bytes(name, bytes))
+}
+
+/// Rows of an embedding for that tokenizer.
+pub fn vocabulary() -> Result<i64> {
+    let of = |(_, bytes): &(&str, &[u8])| serde_json::from_slice::<Value>(bytes).ok()?["vocab_size"].as_i64();
+    BASE.first()
+        .and_then(of)
+        .ok_or_else(|| Error::bug("a model that comes with the program has no vocabulary"))
+}
 
 /// Writes the teacher's folder.
 pub(super) fn teacher(folder: &Folder) -> Result<()> {

@@ -1,6 +1,6 @@
 //! What a run shows of itself to people and to other programs: pages that open offline (`page`), charts (`draw`),
 //! what runs wrote (`run`), the report over several of them (`sections`), TensorBoard's event file. Layer 4: uses
-//! `store`, `config`.
+//! `store`, `config`, `optim`.
 //!
 //! ```
 //! # let dir = tempfile::tempdir().unwrap();

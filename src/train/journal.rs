@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::drift::Drift;
 use super::update::Told;
 use super::variance::Variance;
 use crate::checkpoint::{RunDir, State};
 use crate::error::Result;
 use crate::optim::Outcome;
+use crate::optim::noise::{Estimate, Moving};
 use crate::report::{Events, tensorboard};
 use crate::store::Growing;
 
@@ -108,7 +110,11 @@ impl Line {
     fn scalars(&self) -> Vec<(String, f64)> {
         let (group, map) = match self.0.get("eval") {
             Some(Value::Object(eval)) => ("eval", eval),
-            _ => ("train", &self.0),
+            _ => match (self.0.get("distance"), self.0.get("noise_scale")) {
+                (Some(Value::Object(distance)), _) => ("distance", distance),
+                (_, Some(Value::Object(noise))) => ("noise_scale", noise),
+                _ => ("train", &self.0),
+            },
         };
         let numbers = map.iter().filter(|(name, _)| *name != "step");
         numbers.filter_map(|(name, value)| Some((format!("{group}/{name}"), value.as_f64()?))).collect()
@@ -121,6 +127,28 @@ impl Line {
         };
         let variants: Map<String, Value> = variants.iter().map(of).collect();
         Line(Map::from_iter([("step".into(), step.into()), ("variance".into(), Value::Object(variants))]))
+    }
+
+    /// How far the weights are from where they began; `constant` says whether the learning rate was at its height.
+    pub fn distance(step: u64, constant: bool, found: &Drift) -> Self {
+        let whole = ("whole".to_string(), json!(found.whole));
+        let blocks = found.blocks.iter().map(|(name, far)| (name.clone(), json!(far)));
+        Line(Map::from_iter([
+            ("step".into(), step.into()),
+            ("distance".into(), std::iter::once(whole).chain(blocks).collect()),
+            ("constant_rate".into(), constant.into()),
+        ]))
+    }
+
+    /// What was measured of the gradient's noise, and its moving averages; a scale that is not yet known is null.
+    pub fn noise(step: u64, now: Estimate, moving: &Moving) -> Self {
+        let mean = moving.mean();
+        let found = json!({
+            "signal": now.signal, "covariance": now.covariance,
+            "signal_mean": mean.map(|m| m.signal), "covariance_mean": mean.map(|m| m.covariance),
+            "sequences": moving.scale(),
+        });
+        Line(Map::from_iter([("step".into(), step.into()), ("noise_scale".into(), found)]))
     }
 
     /// An evaluation's line.

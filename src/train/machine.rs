@@ -105,7 +105,8 @@ impl Sizes {
             Keep::None => weights + self.asking(shape, tokens),
             _ => self.kept(shape, tokens),
         });
-        let update = self.activations(tokens as u64, recompute) + self.head();
+        // Gradients come into being while what they are made from goes.
+        let update = (self.activations(tokens as u64, recompute) + self.head()).max(self.gradients());
         // A tensor is written from a copy of its bytes.
         let save = 4 * n(self.student.vocabulary) * n(self.student.hidden);
         // Adapters are merged into a copy of the weights, made of those in float32 where the run computes in
@@ -173,10 +174,15 @@ impl Sizes {
         self.kind.elt_size_in_bytes() as u64
     }
 
-    /// Masters, what is computed with where it is another, gradients, their sums, both moments, and the sums
+    /// The gradients of a backward pass, before they are added to the sums.
+    fn gradients(&self) -> u64 {
+        self.size() * self.adapters.unwrap_or(self.parameters)
+    }
+
+    /// Masters, what is computed with where it is another, the gradients' sums, both moments, and the sums
     /// of the head's; where adapters learn, all that of them, and the student as it is read.
     fn state(&self) -> u64 {
-        let learns = self.size() + 4 + 8;
+        let learns = 4 + 8;
         let head = 4 * n(self.student.vocabulary) * n(self.student.head_input);
         let more = self.adapters.map_or(self.parameters * learns + head, |adapters| adapters * learns);
         self.student_alone() + more

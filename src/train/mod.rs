@@ -8,6 +8,7 @@
 mod adapters;
 mod batch;
 mod card;
+mod drift;
 mod evaluate;
 mod feed;
 mod gather;
@@ -15,7 +16,9 @@ mod journal;
 mod keep;
 mod kept;
 pub mod machine;
+mod noise;
 mod plan;
+mod regime;
 mod replies;
 mod sampled;
 mod setup;
@@ -44,9 +47,11 @@ use crate::weights::Dtype;
 use evaluate::Evaluation;
 use gather::Gather;
 use journal::{Journal, Line};
-pub use plan::{Plan, plan, plan_of};
+pub use plan::{Plan, plan, plan_of, speed};
+use regime::Scaled;
 pub use setup::{Material, Options};
 use together::Prepared;
+pub use together::refuse;
 use update::Updater;
 pub use watch::{Finished, Found, News, Silent, Watch};
 
@@ -93,11 +98,12 @@ fn train(
     let (dir, saved) = together::take(world, &config, out, options)?;
     let mut material = Material::load(&config, options, saved.as_ref())?;
     material.world = world.clone();
+    material.bring_teacher(&config, policy.as_ref())?;
     let prepared = together::prepare(&config, &mut material, &dir, policy.as_ref(), watch)?;
     let Prepared { feed, corpus, evaluation, cutting } = prepared;
     let cut = feed.cut(cutting.cut);
-    let steps = steps(&config.settings.train, feed.rows(), feed.batch());
-    let mut optimizer = Optimizer::new(material.learnt(), optimizer_settings(&config.settings.train))?;
+    let scaled = regime::scaled(&config, &policy.plan(), feed.rows(), feed.batch())?;
+    let mut optimizer = Optimizer::new(material.learnt(), optimizer_settings(&scaled.train))?;
     let state = match &saved {
         Some(checkpoint) => {
             checkpoint.restore(&mut optimizer)?;
@@ -107,11 +113,12 @@ fn train(
     };
     let mut journal = Journal::default();
     if world.is_first() {
-        dir.folder().write_bytes("config.toml", config.as_run(&options.facts())?.as_bytes())?;
+        let facts = options.facts(&scaled);
+        dir.folder().write_bytes("config.toml", config.as_run(&facts)?.as_bytes())?;
         journal = Journal::open(&dir, &state, evaluation.samples())?;
     }
     material.student.set_recompute(cutting.recompute);
-    let gather = Gather::new(&config, &material, policy.as_ref(), (feed, corpus), steps);
+    let gather = Gather::new(&config, &material, policy.as_ref(), (feed, corpus), scaled.steps);
     let updater = Updater::new(&material, policy, cut, config.settings.sampling.min_new_tokens)?;
     let saved_at = saved.as_ref().map(|s| s.state.step);
     let mut training = Loop {
@@ -124,19 +131,13 @@ fn train(
         updater,
         journal,
         state,
-        steps,
+        steps: scaled.steps,
+        scaled,
         saved_at,
     };
     training.restore(saved.as_ref())?;
     let done = training.run(options, watch)?;
-    let best = training.best();
-    Ok(Finished { run: out.to_path_buf(), steps, done, best })
-}
-
-fn holds_a_run(out: &Path) -> Error {
-    Error::user("the folder holds a run")
-        .file(out)
-        .advice("--resume goes on with it; another --out begins a new one")
+    Ok(Finished { run: out.to_path_buf(), steps: training.steps, done, best: training.best() })
 }
 
 /// How many updates a run has.
@@ -180,6 +181,7 @@ struct Loop {
     journal: Journal,
     state: State,
     steps: u64,
+    scaled: Scaled,
     /// The update that is on the disk as a checkpoint.
     saved_at: Option<u64>,
 }
@@ -208,7 +210,7 @@ impl Loop {
         if begun >= self.steps && self.dir.path().join("final/config.json").exists() {
             return Ok(0);
         }
-        let course = course(&self.config.settings.train, self.steps);
+        let course = course(&self.scaled.train, self.steps);
         let mut clock = Instant::now();
         loop {
             let last = self.state.step >= self.steps;
@@ -301,7 +303,9 @@ impl Loop {
     /// One update.
     fn step(&mut self, lr: f64, clock: &mut Instant, watch: &mut dyn Watch) -> Result<()> {
         let exchanged = self.material.world.spent();
-        let work = self.gather.next(self.state.step, &self.material, self.updater.policy(), watch)?;
+        let mut work = self.gather.next(self.state.step, &self.material, self.updater.policy(), watch)?;
+        work.noise = self.scaled.noise(self.state.step + 1, &work)?;
+        work.measured = self.scaled.measures(self.state.step + 1);
         let mut told = self.updater.run(&self.material, &work, &mut self.optimizer, lr)?;
         told.terms.extend_from_slice(&work.values);
         self.state.step += 1;
@@ -327,6 +331,11 @@ impl Loop {
         }
         let seconds = [&[("total", total)], &stages[..]].concat();
         self.journal.add(&Line::update(self.state.step, &told, lr, place, &seconds, skipped.as_deref()))?;
+        if let Some(noise) = told.noise.filter(|_| skipped.is_none()) {
+            self.state.noise.add(noise);
+            self.journal.add(&Line::noise(self.state.step, noise, &self.state.noise))?;
+        }
+        self.drift(lr)?;
         watch.update(News {
             step: self.state.step,
             steps: self.steps,

@@ -10,14 +10,17 @@ use tch::{Device, Kind, Tensor};
 use super::feed;
 use super::keep::states_width;
 use super::machine::{Replies, Sizes, share_of_memory};
+use super::regime;
 use super::sampled;
 use super::setup::{Options, Parts};
 use super::teacher::tokens_width;
+use super::together::{holds_a_run, refuse};
 use crate::checkpoint::RunDir;
 use crate::config::{Keep, RunConfig};
 use crate::data::{Corpus, Counts, Need, Preparation};
 use crate::error::{Error, Result};
 use crate::model::config::Shape;
+use crate::optim::regime::Recipe;
 
 /// What a run would be.
 #[derive(Debug, Clone)]
@@ -38,6 +41,8 @@ pub struct Plan {
     pub valid: Option<Counts>,
     /// Updates.
     pub steps: Option<u64>,
+    /// What the regime of a large batch makes of the settings, and the same in a line.
+    pub regime: Option<(Recipe, String)>,
     /// Tokens that go through together, and whether blocks are computed twice.
     pub at_once: Option<(usize, bool)>,
     /// The most memory it would hold, in bytes: each of its processes.
@@ -66,6 +71,7 @@ impl Plan {
             rows: None,
             valid: None,
             steps: None,
+            regime: None,
             at_once: None,
             memory: None,
             total_memory: None,
@@ -107,8 +113,9 @@ pub fn plan_of(
     (processes, local): (usize, usize),
 ) -> Result<Plan> {
     super::trainable(options.kind, options.device)?;
+    refuse(&config, processes)?;
     if RunDir::is_run(out) && !options.resume {
-        return Err(super::holds_a_run(out));
+        return Err(holds_a_run(out));
     }
     let parts = Parts::check(&config)?;
     let mut plan = Plan::of(&config, &parts, out, processes);
@@ -118,7 +125,9 @@ pub fn plan_of(
     };
     let train = &config.settings.train;
     let batch = train.batch.min(rows);
-    let steps = super::steps(train, rows, batch);
+    let scaled = regime::scaled(&config, &config.policy()?.plan(), rows, batch)?;
+    let steps = scaled.steps;
+    plan.regime = scaled.recipe.zip(scaled.says());
     let size = options.kind.elt_size_in_bytes() as u64;
     let sizes = Sizes {
         student: parts.shape.clone(),
@@ -145,7 +154,8 @@ pub fn plan_of(
     // A teacher that is kept is asked once.
     let asked = if plan.cache.is_some() { per_epoch } else { steps as f64 * per_update };
     let work = steps as f64 * per_update * student + asked * teacher;
-    plan.time = Some(Duration::from_secs_f64(work / processes as f64 / speed(&parts.shape, options)?));
+    let speed = speed((parts.shape.hidden, parts.shape.ffn), options)?;
+    plan.time = Some(Duration::from_secs_f64(work / processes as f64 / speed));
     Ok(plan)
 }
 
@@ -275,11 +285,11 @@ fn products(shape: &Shape, parameters: u64) -> f64 {
     parameters as f64 - looked_up as f64
 }
 
-/// Operations a second, measured on one product of the student's shape, and half of it taken: what is not a
+/// Operations a second, measured on one product of these two widths, and half of it taken: what is not a
 /// product is guessed to take as long again. `training::the_time_is_predicted_beside_the_truth` prints what was
 /// predicted and what it took; nothing holds the one to the other.
-fn speed(shape: &Shape, options: &Options) -> Result<f64> {
-    let (rows, d, f) = (256, shape.hidden, shape.ffn);
+pub fn speed((d, f): (i64, i64), options: &Options) -> Result<f64> {
+    let rows = 256;
     let of = |a: i64, b: i64| Tensor::f_full([a, b], 0.01, (options.kind, options.device));
     let (x, w) = (of(rows, d)?, of(f, d)?);
     let product = || -> Result<()> {

@@ -9,6 +9,7 @@ use tch::{Device, Kind};
 use super::adapters::{self, Adapted};
 use super::feed::Feed;
 use super::machine::{Cutting, Replies, Sizes, share_of_memory};
+use super::regime::Scaled;
 use super::teacher::Teacher;
 use crate::checkpoint::{Checkpoint, ModelFiles, RunDir};
 use crate::config::{Keep, Origin, RunConfig};
@@ -35,15 +36,19 @@ pub struct Options {
 
 impl Options {
     /// The facts that `config.toml` in the run directory carries.
-    pub fn facts(&self) -> Vec<(&'static str, String)> {
-        vec![
+    pub(super) fn facts(&self, scaled: &Scaled) -> Vec<(&'static str, String)> {
+        let mut facts = vec![
             ("version", env!("CARGO_PKG_VERSION").into()),
             ("commit", env!("RETORT_COMMIT").into()),
             ("libtorch", crate::native::torch_version()),
             ("device", device_name(self.device)),
             ("dtype", kind_name(self.kind).into()),
             ("threads", tch::get_num_threads().to_string()),
-        ]
+        ];
+        if let Some(text) = scaled.says() {
+            facts.extend([("regime", text), ("updates", scaled.steps.to_string())]);
+        }
+        facts
     }
 }
 
@@ -119,11 +124,6 @@ impl Material {
         }
         let eos = eos_ids(&place.tokenizer, &tokenizer)?;
         let teacher = teacher.map(|folder| Teacher::of(folder, options)).transpose()?;
-        if let Some(teacher) = &teacher
-            && config.settings.cache.keep == Keep::None
-        {
-            teacher.body()?;
-        }
         let (student, adapted) = match (saved, &config.settings.student.model) {
             _ if config.settings.student.lora.is_some() => {
                 adapters::load(config, &place.folder, options, saved)?
@@ -157,6 +157,13 @@ impl Material {
     /// What goes behind a response.
     pub fn end(&self) -> Option<u32> {
         turn_end(&self.eos, &self.tokenizer)
+    }
+
+    /// Loads the teacher now where every update asks it.
+    pub fn bring_teacher(&self, config: &RunConfig, policy: &dyn Policy) -> Result<()> {
+        let plan = policy.plan();
+        let asked = config.settings.cache.keep == Keep::None && (plan.teacher || plan.corpus_teacher);
+        self.teacher.as_ref().filter(|_| asked).map_or(Ok(()), |teacher| teacher.body().map(|_| ()))
     }
 
     /// The whole teacher, where there is one.

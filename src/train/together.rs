@@ -14,8 +14,9 @@ use super::setup::{self, Material, Options};
 use super::watch::Watch;
 use crate::checkpoint::{Checkpoint, RunDir};
 use crate::config::RunConfig;
+use crate::data::Example;
 use crate::decode::Sampling;
-use crate::dist::{World, deal};
+use crate::dist::{World, deal, share};
 use crate::error::{Cause, Error, Result};
 use crate::eval::replies::{Answer, answers_of};
 use crate::model::CausalLm;
@@ -30,6 +31,7 @@ pub fn take(
     out: &Path,
     options: &Options,
 ) -> Result<(RunDir, Option<Checkpoint>)> {
+    refuse(config, world.size())?;
     let settings = config.as_run(&[])?;
     if !world.is_first() {
         let heard = world.gather_bytes(settings.as_bytes())?;
@@ -42,7 +44,7 @@ pub fn take(
         return Ok((dir, saved));
     }
     if RunDir::is_run(out) && !options.resume {
-        return Err(super::holds_a_run(out));
+        return Err(holds_a_run(out));
     }
     let dir = RunDir::take(out)?;
     let saved = if options.resume { dir.newest()? } else { None };
@@ -51,6 +53,13 @@ pub fn take(
     let step: Vec<f64> = saved.iter().map(|saved| saved.state.step as f64).collect();
     world.gather_numbers(&step)?;
     Ok((dir, saved))
+}
+
+/// That a run stands where another was to begin.
+pub fn holds_a_run(out: &Path) -> Error {
+    Error::user("the folder holds a run")
+        .file(out)
+        .advice("--resume goes on with it; another --out begins a new one")
 }
 
 /// What a run reads and how it is cut.
@@ -196,6 +205,34 @@ pub fn answers(
         }
     }
     all.into_iter().map(|a| a.ok_or_else(|| Error::bug("a prompt that no rank replied to"))).collect()
+}
+
+/// Which rows of an update are this rank's own.
+pub fn own_of<'e>(rows: impl Iterator<Item = &'e Example>, world: &World) -> Vec<usize> {
+    share(&rows.map(|example| example.ids.len()).collect::<Vec<_>>(), world)
+}
+
+/// A loss and its terms: over this rank's rows, and from it over all of the update's.
+type Means = (f64, Vec<(&'static str, f64)>);
+
+/// The means over an update's rows, from what each rank's rows add to them. A rank without rows knows no terms;
+/// rank 0, which writes them down, always has rows.
+pub fn means(world: &World, (loss, mut terms): Means) -> Result<Means> {
+    let own: Vec<f64> = std::iter::once(loss).chain(terms.iter().map(|(_, value)| *value)).collect();
+    let of_all = world.sum(&own)?;
+    terms.iter_mut().zip(of_all.iter().skip(1)).for_each(|((_, value), sum)| *value = *sum);
+    Ok((of_all.first().copied().unwrap_or(0.0), terms))
+}
+
+/// Refuses what so many processes cannot do together. The gradient noise scale is of micro-batches of equal size, and
+/// rows are dealt out by their lengths.
+pub fn refuse(config: &RunConfig, processes: usize) -> Result<()> {
+    if processes == 1 || config.settings.train.measure_noise == 0 {
+        return Ok(());
+    }
+    let e = Error::user("the gradient noise scale is measured in one process alone").file(&config.file);
+    let e = e.field("train.measure_noise").expected("one process").found(format!("a world of {processes}"));
+    Err(e.advice("set it to 0, or leave the other processes out"))
 }
 
 /// That all ranks have come to the same gradient, so that their weights stay the same.

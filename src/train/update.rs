@@ -11,19 +11,20 @@ use retort_policies::objective::head::{HeadGrads, Want};
 use retort_policies::objective::input::{Barred, Side};
 use retort_policies::objective::rows::first_of_rows;
 use retort_policies::{Part, Policy, Scored, Signals, Unit, View};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::batch::Micro;
+use super::noise;
 use super::setup::Material;
 use super::teacher::{Among, Said, Teacher};
 use super::together;
 use super::work::{Learnt, Work};
 use crate::data::sampler::Cut;
 use crate::data::{Example, by_length};
-use crate::dist::{World, share};
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, Padding};
 use crate::native;
+use crate::optim::noise::Estimate;
 use crate::optim::{Optimizer, Outcome};
 use crate::signal;
 
@@ -40,6 +41,8 @@ pub struct Told {
     pub tokens: usize,
     /// Rows.
     pub rows: usize,
+    /// What was measured of the gradient's noise.
+    pub noise: Option<Estimate>,
     /// How long it took.
     pub time: Duration,
 }
@@ -53,6 +56,8 @@ pub struct Gradient {
     pub terms: Vec<(&'static str, f64)>,
     /// Tokens learnt.
     pub tokens: usize,
+    /// What was measured of its noise, by the main rows.
+    pub noise: Option<Estimate>,
 }
 
 /// What updates are made with.
@@ -107,6 +112,11 @@ impl Updater {
         &self.sums
     }
 
+    /// Puts other tensors where gradients add up, and answers those.
+    pub(super) fn replace_sums(&mut self, sums: Vec<Tensor>) -> Vec<Tensor> {
+        std::mem::replace(&mut self.sums, sums)
+    }
+
     /// How rows are cut.
     pub fn cut(&self) -> Cut {
         self.cut
@@ -121,7 +131,7 @@ impl Updater {
         lr: f64,
     ) -> Result<Told> {
         let begun = Instant::now();
-        let Gradient { loss, terms, tokens } = self.gradient(material, work)?;
+        let Gradient { loss, terms, tokens, noise } = self.gradient(material, work)?;
         let outcome =
             if loss.is_finite() { optimizer.step(&self.sums, lr)? } else { Outcome::Skipped(f64::NAN) };
         let (Outcome::Done(norm) | Outcome::Skipped(norm)) = outcome;
@@ -129,7 +139,7 @@ impl Updater {
         if let Outcome::Done(_) = outcome {
             material.learnt().publish()?;
         }
-        Ok(Told { outcome, loss, terms, tokens, rows: work.main.len(), time: begun.elapsed() })
+        Ok(Told { outcome, loss, terms, tokens, rows: work.main.len(), noise, time: begun.elapsed() })
     }
 
     /// The gradient of an update, into the sums: each rank goes through its share of the rows, and all have the whole.
@@ -140,46 +150,65 @@ impl Updater {
             Unit::Rows => work.main.len(),
         };
         native::zero_all(&self.sums)?;
-        let own = own_of(work.main.iter().map(|row| &row.example), &material.world);
+        let own = together::own_of(work.main.iter().map(|row| &row.example), &material.world);
         let main: Vec<&Learnt> = own.iter().map(|&n| &work.main[n]).collect();
-        let numbers: Vec<u64> = own.iter().filter_map(|&n| work.numbers.get(n).copied()).collect();
-        let (numbers, sampled) = (&numbers[..], work.sampled);
-        let rows = PartRows { part: Part::Main, rows: &main, numbers, divisor, tokens, sampled };
-        let (mut loss, mut terms) = self.part(material, &rows)?;
+        let (numbers, sampled) = (&of_rows(&own, &work.numbers)[..], work.sampled);
+        let (noise, beside) = work.noise.split_at(work.noise.len().min(work.main.len()));
+        let noise = &of_rows(&own, noise)[..];
+        let rows = PartRows { part: Part::Main, rows: &main, numbers, noise, divisor, tokens, sampled };
+        let (mut loss, mut terms, noise) = self.part(material, &rows, work.measured)?;
         if !work.corpus.is_empty() {
-            let own = own_of(work.corpus.iter(), &material.world);
+            let own = together::own_of(work.corpus.iter(), &material.world);
             let text: Vec<Learnt> = own.iter().map(|&n| Learnt::given(work.corpus[n].clone())).collect();
             let tokens = work.corpus.iter().map(Example::targets).sum();
             let rows = text.iter().collect::<Vec<_>>();
             let part = Part::Corpus;
-            let rows = PartRows { part, rows: &rows, numbers: &[], divisor: tokens, tokens, sampled: false };
-            let (more, named) = self.part(material, &rows)?;
+            let (rows, numbers, noise, sampled) = (&rows[..], &[][..], &of_rows(&own, beside)[..], false);
+            let rows = PartRows { part, rows, numbers, noise, divisor: tokens, tokens, sampled };
+            let (more, named, _) = self.part(material, &rows, false)?;
             loss += more;
             terms.extend(named);
         }
         material.world.all_reduce(&self.sums)?;
-        Ok(Gradient { loss, terms, tokens })
+        Ok(Gradient { loss, terms, tokens, noise })
     }
 
-    /// Forward, score, backward of one part, micro-batch by micro-batch: its loss and terms.
-    fn part(&mut self, material: &Material, part: &PartRows<'_>) -> Result<(f64, Vec<(&'static str, f64)>)> {
+    /// Forward, score, backward of one part, micro-batch by micro-batch: its loss and terms, and its gradient's noise
+    /// where that is `measured`.
+    fn part(&mut self, material: &Material, part: &PartRows<'_>, measured: bool) -> Result<Made> {
+        let lengths: Vec<usize> = part.rows.iter().map(|row| row.example.ids.len()).collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let each = if measured { noise::equal_rows(lengths.len(), longest, self.cut) } else { None };
+        let (sums, noise) = match each {
+            Some(each) => self.measured(material, part, each)?,
+            None => {
+                let mut sums = Sums::default();
+                self.groups(material, part, &by_length(&lengths, self.cut), &mut sums)?;
+                (sums, None)
+            }
+        };
+        let own = sums.read(part.divisor.max(1) as f64, part.tokens.max(1) as f64)?;
+        let (loss, terms) = together::means(&material.world, own)?;
+        Ok((loss, terms, noise))
+    }
+
+    /// The gradient of these groups of a part's rows, added to the others.
+    pub(super) fn groups(
+        &mut self,
+        material: &Material,
+        part: &PartRows<'_>,
+        groups: &[Vec<usize>],
+        sums: &mut Sums,
+    ) -> Result<()> {
         self.head.iter().try_for_each(HeadPlace::clear)?;
         let divisor = part.divisor.max(1) as f64;
-        let lengths: Vec<usize> = part.rows.iter().map(|row| row.example.ids.len()).collect();
-        let mut sums = Sums::default();
-        for group in by_length(&lengths, self.cut) {
+        for group in groups {
             let rows: Vec<&Learnt> = group.iter().map(|&row| part.rows[row]).collect();
-            let numbers: Vec<u64> = group.iter().filter_map(|&row| part.numbers.get(row).copied()).collect();
-            let group = PartRows { rows: &rows, numbers: &numbers, ..*part };
-            self.micro(material, &group, divisor, &mut sums)?;
+            let (numbers, noise) = (of_rows(group, part.numbers), of_rows(group, part.noise));
+            let group = PartRows { rows: &rows, numbers: &numbers, noise: &noise, ..*part };
+            self.micro(material, &group, divisor, sums)?;
         }
-        self.head.iter().try_for_each(|head| head.add(&self.sums, 1.0 / divisor))?;
-        let (loss, mut terms) = sums.read(divisor, part.tokens.max(1) as f64)?;
-        let own = std::iter::once(loss).chain(terms.iter().map(|(_, value)| *value)).collect::<Vec<_>>();
-        // A rank without rows knows no terms; rank 0, which writes them down, always has rows.
-        let of_all = material.world.sum(if part.rows.is_empty() { &[] } else { &own })?;
-        terms.iter_mut().zip(of_all.iter().skip(1)).for_each(|((_, value), sum)| *value = *sum);
-        Ok((of_all.first().copied().unwrap_or(0.0), terms))
+        self.head.iter().try_for_each(|head| head.add(&self.sums, 1.0 / divisor))
     }
 
     fn micro(
@@ -198,6 +227,7 @@ impl Updater {
         let signals: Vec<Signals> = part.rows.iter().filter_map(|row| row.signals.clone()).collect();
         let (eos, least) = (&self.eos, if part.sampled { self.least } else { 0 });
         let at_n = first_of_rows(&micro.lengths, least, student.device())?;
+        let scale_n = each_token(part.noise, &micro.lengths, student.device())?;
         let view = View {
             part: part.part,
             student: Side::Hidden { hidden_nd: &hidden_nd, head: student.scoring_head() },
@@ -206,6 +236,7 @@ impl Updater {
             lengths: &micro.lengths,
             signals: &signals,
             vocabulary: material.vocabulary as i64,
+            scale_n: scale_n.as_ref(),
             barred: (least > 0).then_some(Barred { ids: eos, at_n: &at_n }),
             want: match &mut self.head {
                 Some(head) => Want::Head(&mut head.grads),
@@ -246,23 +277,37 @@ impl Updater {
     }
 }
 
-/// Which rows of an update are this rank's own.
-fn own_of<'e>(rows: impl Iterator<Item = &'e Example>, world: &World) -> Vec<usize> {
-    share(&rows.map(|example| example.ids.len()).collect::<Vec<_>>(), world)
+/// A loss, its terms, what was measured of the gradient's noise.
+type Made = (f64, Vec<(&'static str, f64)>, Option<Estimate>);
+
+/// What these rows have of what all have; nothing where none has any.
+fn of_rows<T: Copy>(rows: &[usize], all: &[T]) -> Vec<T> {
+    rows.iter().filter_map(|&row| all.get(row).copied()).collect()
 }
 
 /// Some rows of a part of an update.
 #[derive(Clone, Copy)]
-struct PartRows<'a> {
+pub(super) struct PartRows<'a> {
     part: Part,
-    rows: &'a [&'a Learnt],
+    pub(super) rows: &'a [&'a Learnt],
     /// Their numbers among all rows; none of text beside them.
     numbers: &'a [u64],
+    /// What the gradient of each is multiplied with; none for 1.
+    noise: &'a [f64],
     /// What the part's sums are divided by, and its tokens.
     divisor: usize,
     tokens: usize,
     /// Whether EOS was barred at first.
     sampled: bool,
+}
+
+/// A number for each token of rows that have one each; none where they have none.
+fn each_token(rows: &[f64], lengths: &[usize], device: Device) -> Result<Option<Tensor>> {
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let all: Vec<f64> = rows.iter().zip(lengths).flat_map(|(&x, &n)| std::iter::repeat_n(x, n)).collect();
+    Ok(Some(Tensor::f_from_slice(&all)?.f_to_device(device)?))
 }
 
 /// The states that a model's head sees at the scored positions, without a gradient.
@@ -300,7 +345,7 @@ impl HeadPlace {
 
 /// What the micro-batches add up to, on the device until the part's end.
 #[derive(Default)]
-struct Sums {
+pub(super) struct Sums {
     loss: Option<Tensor>,
     names: Vec<&'static str>,
     terms_k: Option<Tensor>,
@@ -333,7 +378,7 @@ impl Sums {
     fn read(self, divisor: f64, tokens: f64) -> Result<(f64, Vec<(&'static str, f64)>)> {
         let numbers = |t: Option<Tensor>| -> Result<Vec<f64>> {
             match t {
-                Some(t) => Ok(Vec::try_from(t.f_to_kind(Kind::Double)?.f_to_device(tch::Device::Cpu)?)?),
+                Some(t) => Ok(Vec::try_from(t.f_to_kind(Kind::Double)?.f_to_device(Device::Cpu)?)?),
                 None => Ok(Vec::new()),
             }
         };

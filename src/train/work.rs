@@ -35,6 +35,10 @@ pub struct Work {
     pub corpus: Vec<Example>,
     /// The numbers of the main rows among all rows.
     pub numbers: Vec<u64>,
+    /// What the gradient of each row is multiplied with, the corpus's rows behind the main ones; empty for 1.
+    pub noise: Vec<f64>,
+    /// Whether the gradient noise scale is measured by them.
+    pub measured: bool,
     /// Whether the student or the mixture sampled them, so that EOS was barred at first.
     pub sampled: bool,
     /// What there is to tell of them.

@@ -5,6 +5,7 @@
 //! tensor is made, and makes tensors over the mapped file or copies of it. Nothing is broadcast,
 //! dropped or converted without being asked for.
 
+pub mod beside;
 pub mod finite;
 pub mod folder;
 pub mod gguf;
@@ -14,9 +15,12 @@ pub mod names;
 pub mod params;
 pub mod safetensors;
 pub mod save;
+pub mod tap;
 
+pub use beside::ModelFiles;
 pub use folder::{Plan, WeightFiles};
 pub use lora::{Adapter, Lora};
 pub use names::{Naming, Spec};
 pub use params::{Params, Residence};
 pub use save::{Dtype, Entry, write_safetensors};
+pub use tap::Tap;

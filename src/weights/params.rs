@@ -12,6 +12,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::folder::Plan;
 use super::lora::Adapter;
+use super::tap::Tap;
 use crate::error::{Error, Result};
 use crate::native;
 use crate::seed::{Stream, generator};
@@ -33,6 +34,7 @@ pub struct Params {
     masters: Vec<Tensor>,
     index: HashMap<String, usize>,
     adapters: HashMap<String, Adapter>,
+    taps: HashMap<String, Tap>,
 }
 
 impl Params {
@@ -67,7 +69,8 @@ impl Params {
     pub fn frozen(tensors: Vec<(String, Tensor)>) -> Self {
         let (names, compute): (Vec<_>, Vec<_>) = tensors.into_iter().unzip();
         let index = names.iter().cloned().zip(0..).collect();
-        Params { names, compute, masters: Vec::new(), index, adapters: HashMap::new() }
+        let (adapters, taps) = (HashMap::new(), HashMap::new());
+        Params { names, compute, masters: Vec::new(), index, adapters, taps }
     }
 
     /// Tensors that are trained: float32 masters of these values, and what the model computes with.
@@ -124,6 +127,16 @@ impl Params {
         self.adapters.get(name).map(Adapter::share)
     }
 
+    /// Puts a tap in front of the linear map of this name, for the models that are built of these from now on.
+    pub fn set_tap(&mut self, name: &str, tap: Tap) {
+        self.taps.insert(name.to_string(), tap);
+    }
+
+    /// The tap in front of the linear map of this name, sharing its memory.
+    pub fn tap(&self, name: &str) -> Option<Tap> {
+        self.taps.get(name).map(Tap::share)
+    }
+
     /// The names, in the order of everything else here.
     pub fn names(&self) -> &[String] {
         &self.names
@@ -140,7 +153,7 @@ impl Params {
     }
 
     /// Adds the gradients that the last backward pass left to `into` (float32, one a parameter) and
-    /// clears them. A parameter that the loss did not reach adds nothing.
+    /// forgets them, so that they take no memory while the next pass goes forward. A parameter that the loss did not reach adds nothing.
     pub fn collect_grads(&self, into: &[Tensor]) -> Result<()> {
         let (mut targets, mut grads) = (Vec::new(), Vec::new());
         for (t, target) in self.compute.iter().zip(into) {
@@ -151,7 +164,9 @@ impl Params {
             }
         }
         native::add_all(&targets, &grads, 1.0)?;
-        native::zero_all(&grads)
+        // The handles too, or nothing is freed.
+        drop(grads);
+        native::drop_grads(&self.compute)
     }
 
     /// Rounds the masters into what the model computes with.
@@ -164,7 +179,7 @@ impl Params {
 }
 
 /// Converts to the compute type; a number that it cannot hold is an error, not an infinity.
-fn narrow(t: &Tensor, from: Kind, to: Kind) -> Result<Tensor> {
+pub fn narrow(t: &Tensor, from: Kind, to: Kind) -> Result<Tensor> {
     if from == to {
         return Ok(t.shallow_clone());
     }

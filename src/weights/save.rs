@@ -195,8 +195,8 @@ fn entries(tensors: &[(String, Tensor)]) -> Vec<Entry> {
     tensors.iter().map(|(name, t)| Entry { name: name.clone(), shape: shape(t) }).collect()
 }
 
-/// A tensor's numbers, little-endian.
-fn write_bytes(t: &Tensor, dtype: Dtype, w: &mut dyn Write) -> Result<(), WriteError> {
+/// Writes a tensor's numbers in this type, little-endian.
+pub fn write_bytes(t: &Tensor, dtype: Dtype, w: &mut dyn Write) -> Result<(), WriteError> {
     let t = t.f_detach().and_then(|t| t.f_to_device(Device::Cpu)).map_err(Error::from)?;
     let t = t.f_to_kind(dtype.kind()).and_then(|t| t.f_contiguous()).map_err(Error::from)?;
     let mut bytes = vec![0u8; t.numel() * dtype.size() as usize];

@@ -15,16 +15,19 @@ use crate::{root, text_of};
 const PAGE: &str = "docs/reference/config.md";
 
 /// Tables that every policy reads.
-const COMMON: [&str; 8] = ["student", "student.lora", "teacher", "data", "train", "sampling", "eval", "dist"];
+const COMMON: [&str; 9] =
+    ["student", "student.lora", "teacher", "data", "train", "train.regime", "sampling", "eval", "dist"];
 
 /// Defaults that no config can list: what must be given, and what is not there unless it is.
-const BARE: [(&str, &str); 6] = [
+const BARE: [(&str, &str); 8] = [
     ("policy", "must be given"),
     ("student.model", "must be given"),
     ("teacher.model", "none; must be given where the policy asks a teacher"),
     ("teacher.cache_dir", "`cache/` in the run directory"),
     ("train.steps", "this or `epochs` must be given"),
     ("train.epochs", "this or `steps` must be given"),
+    ("train.regime.kind", "must be given"),
+    ("train.regime.reference_batch", "must be given"),
 ];
 
 /// A config of this policy that says as little as it can; everything that depends on a table's presence is there.
@@ -32,7 +35,8 @@ fn least(policy: &str, length: &str, more: &[&str]) -> Result<RunConfig, String>
     let rows = if policy == "minima" { "corpus" } else { "train" };
     let text = format!(
         "policy = \"{policy}\"\n[student]\nmodel = \"m\"\n[student.lora]\n[teacher]\nmodel = \"t\"\n\
-         cache_dir = \"c\"\n[data]\n{rows} = \"r\"\n[train]\n{length} = 1\n"
+         cache_dir = \"c\"\n[data]\n{rows} = \"r\"\n[train]\n{length} = 1\n\
+         [train.regime]\nkind = \"sde\"\nreference_batch = 64\n"
     );
     let set: Vec<String> = more.iter().map(|s| s.to_string()).collect();
     RunConfig::parse(&text, "x.toml".as_ref(), &set).map_err(|e| e.to_string())
@@ -251,8 +255,10 @@ fn every_setting_has_its_line_and_every_line_its_setting() {
         };
         keys.extend(own.iter().map(|key| format!("{table}.{key}")));
     }
-    assert!(keys.remove("student.lora"), "[student.lora] is read");
-    keys.extend(known("student.lora").iter().map(|key| format!("student.lora.{key}")));
+    for inner in ["student.lora", "train.regime"] {
+        assert!(keys.remove(inner), "[{inner}] is read");
+        keys.extend(known(inner).iter().map(|key| format!("{inner}.{key}")));
+    }
     assert!(keys.len() > 60, "{}", keys.len());
     for key in &keys {
         assert!(

@@ -17,7 +17,7 @@ use crate::{pages, root, text_of};
 const KNOWN: [&str; 7] = ["retort", "cat", "cp", "grep", "head", "ls", "tail"];
 
 /// Commands that are not run, and why.
-const NOT_RUN: [(&str, &str); 9] = [
+const NOT_RUN: &[(&str, &str)] = &[
     ("make quickstart", "builds a binary, and runs `retort quickstart`"),
     ("make hello", "fetches a real model"),
     ("make test", "is what runs this"),
@@ -31,7 +31,25 @@ const NOT_RUN: [(&str, &str); 9] = [
     ),
     ("sbatch job.sh", "needs a cluster; lib::slurms_variables_are_read"),
     ("kubectl apply -f job.yaml", "needs a cluster; its variables are torchrun's"),
+    (
+        "retort prune --model MODEL --input text.txt --params 100M --out STUDENT",
+        "needs a model of real size; docs/how-to/prune.md has commands for any",
+    ),
+    (
+        "cargo run --release --example generalization_gap -- data/fashion-mnist runs/generalization-gap",
+        "trains fifteen networks on images that a script fetches; quickstart::the_gap_is_measured_and_goes_on has few of its own",
+    ),
+    (
+        "cargo run --release --example critical_batch -- runs/critical-batch",
+        "builds again what quickstart::branches_are_compared runs",
+    ),
     ("make build", "builds what this tests"),
+    ("scripts/law-corpus", "fetches text"),
+    (
+        "retort law run configs/research/capacity-gap.toml --out runs/capacity-gap",
+        "trains for half an hour; tests/law.rs trains a grid in seconds",
+    ),
+    ("cargo run --release --example capacity_gap -- demo", "builds an example; tests/law.rs runs it"),
     ("retort import model.gguf --out MODEL", "needs a GGUF model of real size; lib::gguf imports small ones"),
 ];
 

@@ -16,6 +16,7 @@ mod lora;
 mod minillm;
 mod optimizer;
 mod processes;
+mod regime;
 mod runs;
 #[path = "../support/mod.rs"]
 mod support;

@@ -115,8 +115,23 @@ pub fn fused(input: &Input, terms: &[Term], want: Want) -> Result<Fused> {
     fused_in(input, terms, want, Chunks::of(input.targets_n.device(), input.vocabulary))
 }
 
+/// [`fused`], with the gradient at each token multiplied with a number of its own; values stay as they are.
+pub fn fused_scaled(input: &Input, terms: &[Term], want: Want, scale_n: Option<&Tensor>) -> Result<Fused> {
+    run(input, terms, want, Chunks::of(input.targets_n.device(), input.vocabulary), scale_n)
+}
+
 /// [`fused`] at sizes of one's own. The sizes change rounding and nothing else.
-pub fn fused_in(input: &Input, terms: &[Term], mut want: Want, chunks: Chunks) -> Result<Fused> {
+pub fn fused_in(input: &Input, terms: &[Term], want: Want, chunks: Chunks) -> Result<Fused> {
+    run(input, terms, want, chunks, None)
+}
+
+fn run(
+    input: &Input,
+    terms: &[Term],
+    mut want: Want,
+    chunks: Chunks,
+    scale_n: Option<&Tensor>,
+) -> Result<Fused> {
     let _off = tch::no_grad_guard();
     checked(input, terms)?;
     let (count, kind, device) =
@@ -124,6 +139,7 @@ pub fn fused_in(input: &Input, terms: &[Term], mut want: Want, chunks: Chunks) -
     let run = Run {
         input,
         terms,
+        scale_n,
         block: chunks.block.max(1),
         slope: !matches!(want, Want::Values),
         look: (may_bar(input, &input.student)?, input.teacher.map_or(Ok(false), |t| may_bar(input, &t))?),
@@ -166,6 +182,7 @@ fn keep_freed_memory() -> Result<()> {
 struct Run<'a> {
     input: &'a Input<'a>,
     terms: &'a [Term],
+    scale_n: Option<&'a Tensor>,
     block: i64,
     slope: bool,
     /// Whether a logit of the student's, of the teacher's, may be -inf.
@@ -213,6 +230,10 @@ impl Run<'_> {
                 Some(mut made_cv) => {
                     if let Some(damp_cv) = damp_cv {
                         made_cv = made_cv.f_mul_(&damp_cv)?;
+                    }
+                    if let Some(scale_n) = self.scale_n {
+                        let scale_c = scale_n.f_narrow(0, at, rows)?.f_to_kind(made_cv.kind())?;
+                        made_cv = made_cv.f_mul_(&scale_c.f_unsqueeze(-1)?)?;
                     }
                     into_cv.f_copy_(&made_cv)?;
                 }

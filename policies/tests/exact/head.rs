@@ -2,7 +2,7 @@
 
 use ndarray::Array2;
 use retort_policies::objective::divergence::Divergence;
-use retort_policies::objective::head::{Chunks, HeadGrads, Want, fused_in};
+use retort_policies::objective::head::{Chunks, HeadGrads, Want, fused_in, fused_scaled};
 use retort_policies::objective::input::{Head, Input, Side};
 use retort_policies::objective::term::{Loss, Term};
 use tch::{Kind, Tensor};
@@ -52,6 +52,48 @@ fn injected_gradient_equals_plain_autograd() {
     // What a caller who forgot the head's part of a tied weight would have.
     assert!(off_by_norm(&array(&weight.grad()), &expected[1], 1e-12) > 100.0);
     assert!((made.loss.double_value(&[]) - plain.double_value(&[])).abs() < 1e-12);
+}
+
+/// A number for each token multiplies its gradient, at the states and at the head, and no value.
+#[test]
+fn gradients_are_scaled_token_by_token() {
+    let mut r = Numbers::new(5);
+    let (hidden, weight) =
+        (tensor(&r.matrix(6, 4, 1.0), Kind::Double), tensor(&r.matrix(9, 4, 1.0), Kind::Double));
+    let p = tensor(&r.matrix(6, 9, 1.0), Kind::Double);
+    let head = Head { weight_vd: &weight, bias_v: None, softcap: None };
+    let scales = [2.0, -0.5, 0.0, 1.0, 3.0, 0.25];
+    let terms = [
+        Term::new("ce", Loss::CrossEntropy, 0.5),
+        Term::new("d", Loss::Divergence(Divergence::ReverseKl), 0.5),
+    ];
+    let targets = Tensor::from_slice(&[0i64, 3, 8, 1, 1, 5]);
+    // Some of the tokens, each by itself where `scale` is none.
+    let run = |from: i64, count: i64, scale: Option<&Tensor>| {
+        let (states, p_nv) = (hidden.narrow(0, from, count), p.narrow(0, from, count));
+        let input = Input {
+            student: Side::Hidden { hidden_nd: &states, head },
+            teacher: Some(Side::Logits(&p_nv)),
+            targets_n: &targets.narrow(0, from, count),
+            vocabulary: 9,
+            barred: None,
+            teacher_temperature: 1.0,
+        };
+        let mut grads = HeadGrads::zeros(&head).unwrap();
+        let made = fused_scaled(&input, &terms, Want::Head(&mut grads), scale).unwrap();
+        (made.loss.double_value(&[]), array(&made.grad.unwrap()), array(&grads.weight_vd))
+    };
+    let (loss, by_hidden, by_weight) = run(0, 6, Some(&Tensor::from_slice(&scales)));
+    assert!((loss - run(0, 6, None).0).abs() < 1e-12);
+    let mut sum = Array2::zeros((9, 4));
+    for (at, scale) in scales.into_iter().enumerate() {
+        let (_, one, head) = run(at as i64, 1, None);
+        sum = sum + head * scale;
+        for (a, b) in by_hidden.row(at).iter().zip(one.row(0)) {
+            assert!((a - scale * b).abs() < 1e-12, "token {at}: {a} and {b} x {scale}");
+        }
+    }
+    assert!(off_by_norm(&by_weight, &sum, 1e-12) <= 1.0);
 }
 
 /// bfloat16 states and weights: softmax and sums are float32, so the loss is that of the rounded logits on a

@@ -131,6 +131,7 @@ fn eos_is_learnt_where_it_is_the_pad() {
         lengths: &states.lengths(),
         signals: &[],
         vocabulary: v as i64,
+        scale_n: None,
         barred: None,
         want: Want::Hidden,
     };

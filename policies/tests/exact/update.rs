@@ -88,6 +88,7 @@ pub fn score(
             lengths: &lengths,
             signals: own,
             vocabulary: q.size()[1],
+            scale_n: None,
             barred: None,
             want: Want::Hidden,
         };

@@ -1,8 +1,9 @@
 //! The rows that `eval` measures on, read once for all metrics.
 
 use super::{Arguments, Metric};
-use crate::cli::models::{Loaded, Use, rejects_of};
+use crate::cli::models::rejects_of;
 use crate::data::{self, Encoded, Encoder, Row, Schema};
+use crate::decode::{Speaker, Use};
 use crate::error::{Error, Result};
 use crate::eval::text_metrics::length;
 
@@ -55,8 +56,8 @@ struct Taken {
 pub(super) fn read(
     args: &Arguments,
     metrics: &[Metric],
-    model: &Loaded,
-    teacher: Option<&Loaded>,
+    model: &Speaker,
+    teacher: Option<&Speaker>,
 ) -> Result<Given> {
     let reading = Reading { metrics, model, teacher };
     let mut encoder: Option<Encoder<'_>> = None;
@@ -118,8 +119,8 @@ fn check_texts(metrics: &[Metric], row: &Row) -> Result<()> {
 
 struct Reading<'a> {
     metrics: &'a [Metric],
-    model: &'a Loaded,
-    teacher: Option<&'a Loaded>,
+    model: &'a Speaker,
+    teacher: Option<&'a Speaker>,
 }
 
 impl Reading<'_> {

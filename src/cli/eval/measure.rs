@@ -5,9 +5,8 @@ use serde_json::{Value, json};
 use super::given::{Given, Texts};
 use super::{Arguments, Found, Metric, SEED, object};
 use crate::cli::args::Common;
-use crate::cli::models::Loaded;
 use crate::cli::progress::Progress;
-use crate::decode::Sampling;
+use crate::decode::{Sampling, Speaker};
 use crate::error::{Error, Result};
 use crate::eval::bootstrap::over_seeds;
 use crate::eval::calibration::{BINS, Judged, calibration_error};
@@ -66,8 +65,8 @@ impl Replies {
 pub(super) struct Work<'a> {
     pub args: &'a Arguments,
     pub common: &'a Common,
-    pub model: &'a Loaded,
-    pub teacher: Option<&'a Loaded>,
+    pub model: &'a Speaker,
+    pub teacher: Option<&'a Speaker>,
     pub rows: &'a Given,
 }
 
@@ -108,7 +107,7 @@ impl Work<'_> {
             whole.iter().map(|e| Row { ids: &e.ids, prompt_len: e.prompt_len }).collect();
         let models = 1 + usize::from(self.teacher.is_some());
         let mut progress = Progress::new("rows scored", models * rows.len(), self.common.quiet);
-        let mut of = |model: &Loaded| {
+        let mut of = |model: &Speaker| {
             costs(&model.model, &rows, &mut |n| {
                 progress.add(n);
                 signal::check()

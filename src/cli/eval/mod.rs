@@ -13,7 +13,7 @@ use std::str::FromStr;
 use serde_json::{Map, Value, json};
 
 use super::args::{Common, Eval as Arguments};
-use super::models::Loaded;
+use super::models;
 use crate::error::{Error, Result};
 use crate::eval::bootstrap::Estimate;
 use crate::eval::per_row::{BUCKETS, PerRow};
@@ -160,8 +160,8 @@ fn object(estimate: Estimate) -> Map<String, Value> {
 }
 
 fn of_model(args: &Arguments, common: &Common, name: &str, metrics: &[Metric]) -> Result<Vec<Found>> {
-    let model = Loaded::open(name, common)?;
-    let teacher = args.teacher.as_deref().map(|name| model.teacher(name, common)).transpose()?;
+    let model = models::open(name, common)?;
+    let teacher = args.teacher.as_deref().map(|name| models::teacher_of(&model, name, common)).transpose()?;
     let rows = given::read(args, metrics, &model, teacher.as_ref())?;
     let work = measure::Work { args, common, model: &model, teacher: teacher.as_ref(), rows: &rows };
     let replies = if metrics.iter().any(|m| m.is_of_replies()) { Some(work.replies()?) } else { None };

@@ -81,7 +81,7 @@ impl Told {
             self.evaluation = Some((step, eval.clone()));
             return;
         }
-        if line.get("variance").is_some() {
+        if ["variance", "distance", "noise_scale"].iter().any(|own| line.get(*own).is_some()) {
             return;
         }
         self.done = step;
@@ -127,6 +127,9 @@ struct Report<'a> {
 impl Report<'_> {
     /// Updates in all; a length in epochs is told from how far an update goes through the rows.
     fn steps(&self) -> Option<u64> {
+        if let Some(updates) = self.config.updates() {
+            return Some(updates);
+        }
         match self.config.settings.train.length {
             Length::Steps(steps) => Some(steps),
             Length::Epochs(epochs) => {

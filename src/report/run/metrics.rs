@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::lines;
+use super::{Distances, lines};
 use crate::config::Best;
 use crate::error::{Error, Result};
 use crate::report::draw::Thinner;
@@ -32,6 +32,8 @@ pub struct Metrics {
     pub last: Option<Evaluation>,
     /// The one that decided, with what it decided by.
     pub best: Option<(Evaluation, &'static str)>,
+    /// How far the weights came.
+    pub distances: Distances,
     /// Where the time went.
     pub stages: Stages,
     /// Names of numbers that are not kept, there being too many.
@@ -148,12 +150,16 @@ impl Metrics {
             self.evaluated(Evaluation { step, values }, wanted);
             return Ok(());
         }
+        if line.contains_key("distance") {
+            self.distances.add(step, line);
+            return Ok(());
+        }
         flatten("", line, 0, &mut |key, x| {
             if key != "step" {
                 self.point(step, key, x);
             }
         });
-        if line.contains_key("variance") {
+        if ["variance", "noise_scale"].iter().any(|own| line.contains_key(*own)) {
             return Ok(());
         }
         self.updates = step;

@@ -1,6 +1,7 @@
 //! What a run directory tells: its config, metrics.jsonl with every curve kept short, the last replies of
 //! samples.jsonl. Nothing is written and no lock is taken, so a run at work can be read.
 
+mod distances;
 mod lines;
 mod metrics;
 mod samples;
@@ -9,6 +10,7 @@ mod settings;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+pub use distances::Distances;
 pub use metrics::{Curve, Evaluation, Metrics, Stages};
 pub use samples::{Reply, Samples, Teacher};
 pub use settings::Told;

@@ -44,9 +44,9 @@ impl Told {
             own.map(|(key, _)| key.clone()).collect()
         });
         settings.extend(config.facts().into_iter().map(|(key, value)| (format!("run.{key}"), value)));
-        let (steps, epochs) = match s.train.length {
-            Length::Steps(n) => (Some(n), None),
-            Length::Epochs(n) => (None, Some(n)),
+        let (steps, epochs) = match (config.updates(), s.train.length) {
+            (Some(n), _) | (None, Length::Steps(n)) => (Some(n), None),
+            (None, Length::Epochs(n)) => (None, Some(n)),
         };
         Ok(Some(Told {
             policy: config.entry.name.to_string(),

@@ -3,6 +3,7 @@
 
 mod catalogue;
 mod curves;
+mod diffusion;
 mod evaluations;
 mod replies;
 mod settings;
@@ -20,7 +21,12 @@ pub fn of_runs(runs: &[Run], teacher: &Teacher) -> Page {
     let sections = [overview(runs), evaluations::section(runs)]
         .into_iter()
         .chain(curves::sections(runs))
-        .chain([replies::section(runs, teacher), settings::section(runs), time::section(runs)])
+        .chain([
+            diffusion::section(runs),
+            replies::section(runs, teacher),
+            settings::section(runs),
+            time::section(runs),
+        ])
         .chain(curves::rest(runs));
     let page = Page::new(title).lead(format!("Made by retort {}.", env!("CARGO_PKG_VERSION")));
     sections.filter(|section| !section.is_empty()).fold(page, Page::section)

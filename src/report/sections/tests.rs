@@ -83,6 +83,40 @@ fn every_number_is_drawn_somewhere() {
     assert!(evaluations.contains("19.00 to 21.00") || evaluations.contains("19 to 21"), "{evaluations}");
 }
 
+/// Distances are drawn on a logarithmic axis with the law that is fitted to those at the constant rate, and the noise
+/// scale among the optimiser's numbers; one that is not yet known is a gap.
+#[test]
+fn distances_are_drawn_with_their_law() {
+    let runs = Runs::new();
+    let mut text = String::new();
+    for t in (1..=400u32).filter(|t| crate::optim::diffusion::due(u64::from(*t))) {
+        // Half as far in the warm-up and when the rate falls: that would spoil the fit.
+        let far = (0.5 + 0.25 * f64::from(t).ln()) * if (20..=300).contains(&t) { 1.0 } else { 0.5 };
+        text += &step(t, "");
+        text += &format!(
+            "{{\"step\":{t},\"distance\":{{\"whole\":{far},\"layer_0\":{}}},\"constant_rate\":{}}}\n",
+            2.0 * far,
+            (20..=300).contains(&t)
+        );
+        text += &format!(
+            "{{\"step\":{t},\"noise_scale\":{{\"signal\":1,\"covariance\":8,\"sequences\":null}}}}\n"
+        );
+    }
+    let html = html(&[&runs.write("a", "metrics.jsonl", &text)]);
+    let part = part(&html, "Distance from the start");
+    assert!(part.contains("update, logarithmic") && part.contains("a: a + b ln t"), "{part}");
+    let row =
+        |block: &str| part.split("<tr>").find(|row| row.contains(&format!("<td>{block}</td>"))).unwrap();
+    for (block, slope) in [("whole", "0.2500"), ("layer 0", "0.5000")] {
+        let numbers = row(block);
+        assert!(numbers.contains(&format!(">{slope}<")) && numbers.contains(">1.0000<"), "{numbers}");
+    }
+    assert!(part.contains("aria-label=\"Distance of each block\""));
+    assert!(!html.contains("aria-label=\"distance."), "and not a second time");
+    assert!(html.contains("aria-label=\"Noise of one sequence, each estimate\""));
+    assert!(!html.contains("aria-label=\"Gradient noise scale\""), "it is not known yet");
+}
+
 /// Several runs: the settings that differ and no other; one: those that somebody set.
 #[test]
 fn settings_that_differ_are_listed() {

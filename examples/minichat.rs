@@ -1,0 +1,50 @@
+//! From a real teacher to a small chat model, in four stages: a student is cut out of its teacher (`retort prune`),
+//! gets its language back on text (minima), learns instructions (sft), and learns from its own replies (minillm).
+//!
+//!     make hello                          # the teacher: SmolLM2-135M-Instruct, imported
+//!     scripts/minichat-data               # text and instruction rows
+//!     cargo run --release --example minichat
+//!     retort chat --model runs/minichat/minillm/final
+//!
+//! Each stage is a command of the program, printed before it runs, and leaves a normal folder below `runs/minichat`.
+//! Stopped, the example goes on where it was. For another pair of models change `teacher.model` in the two files of
+//! `configs/minichat` that have one, and name it here: `--example minichat -- TEACHER`. What comes behind the teacher goes
+//! to every `distill`, as `--dry-run` or `--set train.batch=4`.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Where the stages are.
+const RUNS: &str = "runs/minichat";
+const TEACHER: &str = ".assets/smollm2/SmolLM2-135M-Instruct";
+const TEXT: &str = "data/minichat/text.txt";
+/// The size of the student: three quarters of the teacher's.
+const SIZE: &str = "100M";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let teacher = arguments.next().unwrap_or_else(|| TEACHER.into());
+    let more: Vec<String> = arguments.collect();
+    let student = format!("{RUNS}/student");
+    let mut stages: Vec<Vec<String>> = Vec::new();
+    if !Path::new(&student).join("config.json").exists() {
+        let words = ["prune", "--model", &teacher, "--input", TEXT, "--params", SIZE, "--out", &student];
+        stages.push(words.map(String::from).to_vec());
+    }
+    for stage in ["minima", "sft", "minillm"] {
+        let (config, out) = (format!("configs/minichat/{stage}.toml"), format!("{RUNS}/{stage}"));
+        let words = ["distill", &config, "--out", &out, "--resume"].map(String::from);
+        stages.push(words.into_iter().chain(more.iter().cloned()).collect());
+    }
+    for words in stages {
+        println!("retort {}", words.join(" "));
+        let program = std::iter::once("retort".to_string());
+        let done = retort::cli::main(program.chain(words).map(OsString::from));
+        if done != ExitCode::SUCCESS {
+            return done;
+        }
+    }
+    println!("retort chat --model {RUNS}/minillm/final");
+    ExitCode::SUCCESS
+}
