@@ -10,6 +10,7 @@ mod crash;
 mod data;
 mod dry;
 mod evaluations;
+mod exchanges;
 mod golden;
 mod learning;
 mod lora;

@@ -5,18 +5,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use retort::dist::{Launch, World, children};
-use retort::error::Cause;
-use retort::native::group::Store;
 use tch::{Kind, Tensor};
 
 use crate::learning::{chain, student};
 use crate::minillm::School;
 use crate::support::{Answer, command, fixture};
 use crate::{Case, tensors, text_of};
-
-/// Where a test that runs itself as ranks tells them to be ranks.
-const AS_RANK: &str = "RETORT_TEST_AS_RANK";
 
 /// How far apart the weights of two runs are, by the length of the way from where both began.
 fn apart(case: &Case, one: &str, other: &str, begun: &Path) -> f64 {
@@ -39,8 +33,10 @@ fn alike(case: &Case, one: &str, other: &str) {
     for (a, b) in a.iter().zip(&b) {
         let flat = |line: &serde_json::Value| {
             let mut all = line.as_object().unwrap().clone();
-            if let Some(eval) = all.remove("eval") {
-                all.extend(eval.as_object().unwrap().clone());
+            for within in ["eval", "distance"] {
+                if let Some(values) = all.remove(within) {
+                    all.extend(values.as_object().unwrap().clone());
+                }
             }
             all
         };
@@ -108,6 +104,55 @@ fn worlds_of_one_two_and_four_make_the_same_updates() {
             }
         }
     }
+}
+
+/// A regime's noise is that of the run, the update and the row, whoever goes through the row: of replies and of the text
+/// beside them. The distance from the start is that of one process.
+#[test]
+fn noise_goes_with_its_rows_and_distances_are_of_all() {
+    let school = School::new(20);
+    let folder = tempfile::tempdir().unwrap();
+    let rows = folder.path().join("rows.jsonl");
+    std::fs::write(&rows, chain(2, 40, 14)).unwrap();
+    let case = Case::new("minillm", &rows);
+    let student = student(&case, "student", 32, 1);
+    let text = case.path("text.txt");
+    std::fs::write(&text, "a c e b d f a b c d e f a d b e c f ".repeat(200)).unwrap();
+    let corpus = format!("data.corpus={:?}", text.display().to_string());
+    let settings = [
+        &[student.as_str(), school.teacher.as_str(), &corpus, "data.sequence=16", "data.max_response=10"][..],
+        &["train.steps=4", "train.batch=8", "train.lr=1e-3", "train.eval_every=0", "minillm.rollouts=16"],
+        &["train.regime.kind=hoffer", "train.regime.reference_batch=2", "train.regime.noise=multiplicative"],
+        &["train.measure_distance=true"],
+    ]
+    .concat();
+    let begun = beginning(&case, &settings);
+    case.good("one", &settings, &[]);
+    assert_eq!(case.metrics("one").iter().filter(|line| line.get("distance").is_some()).count(), 4);
+    case.good("three", &settings, &["--nproc", "3"]);
+    alike(&case, "one", "three");
+    let off = apart(&case, "one/final", "three/final", &begun);
+    assert!(off < 1e-5, "{off} of the way apart");
+}
+
+/// The gradient noise scale is of one process: several refuse it before they meet, and go on without it.
+#[test]
+fn several_processes_refuse_the_noise_scale() {
+    let case = Case::new("sft", &fixture("score/llama/rows_prompt.jsonl"));
+    let student = student(&case, "student", 32, 1);
+    let with = |steps| [student.as_str(), steps, "train.batch=4", "train.measure_noise=2"];
+    for flags in [&["--nproc", "2"][..], &["--nproc", "2", "--dry-run"]] {
+        let answer = case.run("run", &with("train.steps=2"), flags);
+        assert_eq!(answer.code, 2, "{}", answer.err);
+        let named = answer.err.contains("train.measure_noise") && answer.err.contains("a world of 2");
+        assert!(named && answer.err.matches("retort: ").count() == 1, "{}", answer.err);
+        assert!(!case.path("run").exists());
+    }
+    case.good("run", &with("train.steps=2"), &[]);
+    let without = [&with("train.steps=4")[..], &["train.measure_noise=0"]].concat();
+    case.good("run", &without, &["--resume", "--nproc", "2"]);
+    let measured = case.metrics("run").iter().filter(|line| line.get("noise_scale").is_some()).count();
+    assert_eq!(measured, 1);
 }
 
 /// A run that goes on until it is ended, in a world of so many.
@@ -298,59 +343,4 @@ fn torchrun_launches_it() {
     let off = apart(&case, "one/final", "two/final", &begun);
     assert!(off < 1e-5, "{off} of the way apart");
     alike(&case, "one", "two");
-}
-
-/// What one rank of three finds in every exchange; the test below starts three of it.
-#[test]
-fn as_one_rank() {
-    if text_of(AS_RANK).is_none() {
-        return;
-    }
-    let launch = Launch::from_environment().unwrap().unwrap();
-    let world = World::join(&launch, Duration::from_secs(20)).unwrap();
-    let rank = world.rank() as f32;
-    let of = |values: &[f32]| Tensor::from_slice(values);
-    let values = |t: &Tensor| Vec::<f32>::try_from(t.flatten(0, -1)).unwrap();
-    let (many, few) = (of(&[rank, 1.0, 0.5]).view([3, 1]), of(&[rank; 5]));
-    world.all_reduce(&[many.shallow_clone(), few.shallow_clone()]).unwrap();
-    assert_eq!((values(&many), values(&few)), (vec![3.0, 3.0, 1.5], vec![3.0; 5]));
-    let gathered = world.all_gather(&of(&[rank, -rank])).unwrap();
-    assert_eq!(gathered.iter().map(values).collect::<Vec<_>>(), [[0.0, 0.0], [1.0, -1.0], [2.0, -2.0]]);
-    let given = of(&[rank, 7.0]);
-    world.broadcast(&[given.shallow_clone()], 2).unwrap();
-    assert_eq!(values(&given), [2.0, 7.0]);
-    let part = world.reduce_scatter(&of(&[1.0, 10.0, 100.0 + rank])).unwrap();
-    assert_eq!(values(&part), [[3.0, 30.0, 303.0][world.rank()]]);
-    let words = ["", "two", "longer than two"];
-    assert_eq!(
-        world.gather_bytes(words[world.rank()].as_bytes()).unwrap(),
-        words.map(|w| w.as_bytes().to_vec())
-    );
-    let third = [f64::MIN_POSITIVE, 1.0 / 3.0, -0.0][world.rank()];
-    let all: Vec<u64> =
-        world.gather_numbers(&[third]).unwrap().concat().iter().map(|x| x.to_bits()).collect();
-    assert_eq!(all, [f64::MIN_POSITIVE, 1.0 / 3.0, -0.0].map(f64::to_bits));
-    assert_eq!(world.sum(if rank == 1.0 { &[] } else { &[2.0, 1.0] }).unwrap(), [4.0, 2.0]);
-    world.barrier().unwrap();
-    // A signal at one is one at all.
-    assert!(world.agree(Ok(())).is_ok());
-    let own =
-        if rank == 1.0 { Err(retort::error::Error::new(Cause::Stopped(15), "stopped")) } else { Ok(()) };
-    assert_eq!(world.agree(own).unwrap_err().cause(), Cause::Stopped(15));
-    world.barrier().unwrap();
-}
-
-#[test]
-fn exchanges_give_every_rank_the_same() {
-    let store = Store::open("127.0.0.1", 0, true, "test", Duration::from_secs(20)).unwrap();
-    let start = |rank| {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "processes::as_one_rank", "--nocapture"]).env(AS_RANK, "1");
-        command.envs(children(rank, 3, store.port())).env("GLOO_SOCKET_IFNAME", "lo");
-        command.stdout(Stdio::null()).spawn().unwrap()
-    };
-    let ranks: Vec<Child> = (0..3).map(start).collect();
-    for (rank, mut child) in ranks.into_iter().enumerate() {
-        assert!(child.wait().unwrap().success(), "rank {rank}");
-    }
 }
