@@ -158,6 +158,10 @@ fn functions_stay_under_60_lines() {
                     );
                     open = None;
                 }
+                // A declaration over several lines ends here, and has no body.
+                Some((_, at, _)) if indent == *at && code.ends_with(';') && code.starts_with([')', '-']) => {
+                    open = None;
+                }
                 _ => {}
             }
         }
