@@ -1,5 +1,5 @@
-//! Compiles the C++ shim (`src/native/`) against the libtorch that torch-sys found, and tells the
-//! linker where libtorch is, so that the binary starts from any folder without LD_LIBRARY_PATH.
+//! Compiles the C++ shim (`src/native/`, with stand-ins for gloo's headers) against the libtorch that torch-sys
+//! found, and tells the linker where libtorch is, so that the binary starts from any folder without LD_LIBRARY_PATH.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../../.torch/torch/lib");
 
     let include = lib.with_file_name("include");
-    shim(&include).file("src/native/shim.cpp").try_compile("retort_shim")?;
+    shim(&include)
+        .flag("-isystem")
+        .flag("src/native/stand-in")
+        .files(["src/native/shim.cpp", "src/native/dist.cpp"])
+        .try_compile("retort_shim")?;
     println!("cargo:rustc-link-search=native={}", lib.display());
     println!("cargo:rustc-link-lib=dylib=torch_cpu");
     println!("cargo:rustc-link-lib=dylib=c10");
@@ -31,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn shim(include: &Path) -> cc::Build {
-    for file in ["shim.cpp", "cuda.cpp", "shim.h"] {
+    for file in ["shim.cpp", "cuda.cpp", "dist.cpp", "shim.h", "stand-in"] {
         println!("cargo:rerun-if-changed=src/native/{file}");
     }
     let mut build = cc::Build::new();

@@ -23,6 +23,8 @@ pub mod text;
 
 pub mod data;
 
+pub mod dist;
+
 pub mod optim;
 
 // Layer 2

@@ -87,11 +87,11 @@ pub struct State {
     pub base: Option<String>,
 }
 
-/// A run directory, held by this process alone.
+/// A run directory, held by this process alone; or one that another process of the same run holds.
 #[derive(Debug)]
 pub struct RunDir {
     folder: Folder,
-    _lock: Lock,
+    _lock: Option<Lock>,
 }
 
 impl RunDir {
@@ -100,11 +100,21 @@ impl RunDir {
     pub fn take(path: &Path) -> Result<Self> {
         let folder = Folder::create(path)?;
         let lock = folder.lock()?;
-        let run = RunDir { folder, _lock: lock };
+        let run = RunDir { folder, _lock: Some(lock) };
         remove_leftovers(run.path())?;
         remove_leftovers(&run.checkpoints())?;
         remove_leftovers(&run.path().join("cache"))?;
         Ok(run)
+    }
+
+    /// A run directory that another process of the run has taken: to read in it.
+    pub fn beside(path: &Path) -> Result<Self> {
+        Ok(RunDir { folder: Folder::create(path)?, _lock: None })
+    }
+
+    /// The checkpoint behind so many updates, which must verify.
+    pub fn at(&self, step: u64) -> Result<Checkpoint> {
+        Checkpoint::open(&self.step_folder(step))
     }
 
     /// Whether a path holds a run, finished or not.

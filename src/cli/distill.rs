@@ -2,24 +2,34 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::args::{Common, Distill};
 use super::output::{Out, bytes, count, table};
+use super::processes;
 use super::progress::draw;
 use crate::config::RunConfig;
 use crate::data::Counts;
+use crate::dist::{Launch, World};
 use crate::error::{Error, Result};
-use crate::train::{self, Found, News, Options, Plan, Watch};
+use crate::train::{self, Found, News, Options, Plan, Silent, Watch};
 
 pub(super) fn run(args: &Distill, common: &Common) -> Result<()> {
     if !args.config.exists() {
         return Err(Error::user("no such file").file(&args.config).expected("a config"));
     }
     let config = RunConfig::load(&args.config, &args.set)?;
-    let device = common.device.resolve()?;
+    let timeout = config.settings.dist.timeout;
+    let copies = args.nproc.map_or(1, usize::from);
+    if copies > 1 && !args.dry_run {
+        train::refuse(&config, copies)?;
+        return processes::run(copies, timeout, common.threads);
+    }
+    let launch = Launch::from_environment()?;
+    let device = common.device.resolve_for(launch.as_ref().map_or(0, |launch| launch.local_rank))?;
     let options = Options {
         device,
         kind: common.dtype.resolve(device),
@@ -28,10 +38,21 @@ pub(super) fn run(args: &Distill, common: &Common) -> Result<()> {
     };
     let out = args.out.clone().unwrap_or_else(|| default_out(args));
     if args.dry_run {
-        return show(&train::plan(config, &out, &options)?, common);
+        return match &launch {
+            Some(launch) if launch.rank > 0 => Ok(()),
+            Some(launch) => {
+                show(&train::plan_of(config, &out, &options, (launch.size, launch.local_size))?, common)
+            }
+            None => show(&train::plan_of(config, &out, &options, (copies, copies))?, common),
+        };
+    }
+    let world = launch.map(|launch| World::join(&launch, Duration::from_secs_f64(timeout))).transpose()?;
+    let world = Rc::new(world.unwrap_or_default());
+    if !world.is_first() {
+        return train::run_in(&world, config, &out, &options, &mut Silent).map(|_| ());
     }
     let mut bar = Bar::new(common.quiet);
-    let finished = train::run(config, &out, &options, &mut bar)?;
+    let finished = train::run_in(&world, config, &out, &options, &mut bar)?;
     bar.clear();
     let last = finished.run.join("final");
     let best = finished.run.join("best");
@@ -60,7 +81,7 @@ fn show(plan: &Plan, common: &Common) -> Result<()> {
     let mut answer = Out::stdout();
     if common.json {
         answer.json(&json!({
-            "run": plan.out, "params": plan.parameters, "adapter_params": plan.adapters, "teacher_params": plan.teacher_parameters,
+            "run": plan.out, "processes": plan.processes, "params": plan.parameters, "adapter_params": plan.adapters, "teacher_params": plan.teacher_parameters,
             "rows": plan.rows, "valid": plan.valid, "steps": plan.steps, "regime": plan.regime.as_ref().map(|(recipe, _)| recipe),
             "tokens_at_once": plan.at_once.map(|(tokens, _)| tokens),
             "recompute": plan.at_once.map(|(_, twice)| twice),
@@ -71,6 +92,7 @@ fn show(plan: &Plan, common: &Common) -> Result<()> {
         return answer.finish();
     }
     let mut rows = vec![("run directory", plan.out.display().to_string())];
+    rows.extend((plan.processes > 1).then(|| ("processes", plan.processes.to_string())));
     rows.push(("student", format!("{} parameters", count(plan.parameters as i64))));
     rows.extend(plan.adapters.map(|n| ("adapters", format!("{} parameters, which learn", count(n as i64)))));
     rows.extend(plan.teacher_parameters.map(|n| ("teacher", format!("{} parameters", count(n as i64)))));
@@ -84,7 +106,8 @@ fn show(plan: &Plan, common: &Common) -> Result<()> {
     }));
     rows.extend(plan.memory.map(|n| {
         let of = plan.total_memory.map_or(String::new(), |total| format!(" of {}", bytes(total as i64)));
-        ("memory", format!("about {}{of}", bytes(n as i64)))
+        let each = if plan.processes > 1 { " in each process" } else { "" };
+        ("memory", format!("about {}{of}{each}", bytes(n as i64)))
     }));
     rows.extend(plan.cache.map(|c| {
         let (disk, memory) = (bytes(c.disk as i64), bytes(c.memory as i64));

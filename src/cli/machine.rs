@@ -39,6 +39,18 @@ impl FromStr for DeviceChoice {
 }
 
 impl DeviceChoice {
+    /// The device of the n-th process on a machine: a GPU of its own where none is named by number.
+    pub fn resolve_for(self, process: usize) -> Result<Device> {
+        match self {
+            DeviceChoice::Cuda(0) => DeviceChoice::Cuda(process).resolve(),
+            DeviceChoice::Auto => match self.resolve()? {
+                Device::Cuda(_) => DeviceChoice::Cuda(process).resolve(),
+                other => Ok(other),
+            },
+            other => other.resolve(),
+        }
+    }
+
     /// The device, with CUDA loaded where it is asked for or found.
     pub fn resolve(self) -> Result<Device> {
         match self {

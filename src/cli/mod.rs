@@ -16,6 +16,7 @@ mod law;
 mod machine;
 mod models;
 mod output;
+mod processes;
 mod progress;
 mod prune;
 mod quickstart;
@@ -45,6 +46,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(e) => return usage(&e),
     };
     signal::install();
+    processes::note_rank(&arguments);
     start_tracing(&arguments.common);
     match std::panic::catch_unwind(|| run(&arguments)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
@@ -59,7 +61,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// An error on stderr. That stderr may be closed or full is no reason for another one: `eprintln` would
 /// panic there, and the exit code would be lost.
 fn complain(what: std::fmt::Arguments<'_>) {
-    let _ = writeln!(std::io::stderr(), "retort: {what}");
+    let rank = processes::rank_of_many().map_or(String::new(), |rank| format!("rank {rank}: "));
+    let _ = writeln!(std::io::stderr(), "retort: {rank}{what}");
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
@@ -122,6 +125,8 @@ fn usage(e: &clap::Error) -> ExitCode {
 fn start_tracing(common: &Common) {
     let level = match (common.quiet, common.verbose) {
         (true, _) => "error",
+        // What it has to say rank 0 says too.
+        (_, 0) if processes::rank_of_many().is_some() => "error",
         (_, 0) => "warn,retort=info",
         (_, 1) => "info,retort=debug",
         _ => "trace",
@@ -129,7 +134,7 @@ fn start_tracing(common: &Common) {
     let wish =
         if common.quiet { None } else { tracing_subscriber::EnvFilter::try_from_env("RETORT_LOG").ok() };
     let filter = wish.unwrap_or_else(|| level.into());
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| processes::Tagged);
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     // A second start (tests call `main` more than once) keeps the first one's settings.
     let _ = logs.without_time().with_target(false).with_ansi(ansi).try_init();

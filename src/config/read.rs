@@ -8,7 +8,7 @@ use super::RunConfig;
 use super::raw::{Document, Node, Raw, Table, find, json_table};
 use super::section::{Section, as_number, located};
 use super::settings::{
-    Best, Data, DocumentAttention, Eval, Learn, Length, Lora, MicroBatch, Origin, Sampling, Schedule,
+    Best, Data, Dist, DocumentAttention, Eval, Learn, Length, Lora, MicroBatch, Origin, Sampling, Schedule,
     Settings, Student, Train, Warmup,
 };
 use crate::error::{Error, Result};
@@ -20,7 +20,7 @@ pub(super) const RUN: &str = "run";
 pub(super) fn read(document: Document) -> Result<RunConfig> {
     let (file, top) = (document.file.as_path(), &document.table);
     let mut root = Section::of(file, top, "")?;
-    for table in ["student", "teacher", "data", "train", "sampling", "eval", RUN] {
+    for table in ["student", "teacher", "data", "train", "sampling", "eval", "dist", RUN] {
         root.node(table);
     }
     for entry in POLICIES {
@@ -45,6 +45,7 @@ pub(super) fn read(document: Document) -> Result<RunConfig> {
         eval: eval(file, top, train.best == Best::RougeL && !packs)?,
         train,
         sampling: sampling(file, top)?,
+        dist: dist(file, top)?,
     };
     let config = RunConfig { file: file.to_path_buf(), settings, entry, table, unused, document };
     fitting(&config)?;
@@ -264,6 +265,14 @@ fn eval(file: &Path, top: &Table, replies: bool) -> Result<Eval> {
     let prompts = section.count("prompts", 0)?.unwrap_or(unless_told);
     section.finish()?;
     Ok(Eval { prompts })
+}
+
+fn dist(file: &Path, top: &Table) -> Result<Dist> {
+    let mut section = Section::of(file, top, "dist")?;
+    let wanted = "a number of seconds from 0.1 to 86400";
+    let timeout = section.number("timeout", 60.0, wanted, |x| (0.1..=86_400.0).contains(&x))?;
+    section.finish()?;
+    Ok(Dist { timeout })
 }
 
 /// Where the rows of a policy's first update come from.

@@ -21,6 +21,8 @@ pub struct Settings {
     pub sampling: Sampling,
     /// How the student is measured on the way.
     pub eval: Eval,
+    /// How several processes wait for each other.
+    pub dist: Dist,
 }
 
 /// Where a student's weights come from.
@@ -217,6 +219,13 @@ pub struct Sampling {
     pub top_p: f64,
     /// No reply ends before it has so many tokens. Default 0.
     pub min_new_tokens: usize,
+}
+
+/// `[dist]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dist {
+    /// Seconds after which a process that is gone or does not move ends the others. Default 60.
+    pub timeout: f64,
 }
 
 /// `[eval]`

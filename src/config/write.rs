@@ -9,14 +9,16 @@ use super::{RunConfig, read};
 use crate::error::Result;
 
 /// Settings that a resumed run may change: they do not change what was done so far.
-const MAY_CHANGE: [&str; 7] = [
+const MAY_CHANGE: [&str; 9] = [
     "train.steps",
     "train.epochs",
     "train.eval_every",
     "train.save_every",
     "train.keep",
     "train.max_skipped",
+    "train.measure_noise",
     "teacher.cache_dir",
+    "dist.timeout",
 ];
 
 /// A key and its value as TOML.
@@ -57,7 +59,6 @@ fn value(v: &Value) -> Option<String> {
 pub(super) fn tables(config: &RunConfig) -> Result<Vec<(String, Vec<Line>)>> {
     let s = &config.settings;
     let line = |key: &str, value: String| (key.to_string(), value);
-    let paths = |all: &[std::path::PathBuf]| list(all, |p| quoted(&p.to_string_lossy()));
     let model = match &s.student.model {
         Origin::Folder(name) => quoted(name),
         Origin::Config(path) => format!("{{ config = {} }}", quoted(&path.to_string_lossy())),
@@ -77,22 +78,7 @@ pub(super) fn tables(config: &RunConfig) -> Result<Vec<(String, Vec<Line>)>> {
     if let Some(teacher) = &s.teacher {
         all.push(("teacher".into(), super::teacher::lines(teacher, &s.cache)));
     }
-    let d = &s.data;
-    all.push((
-        "data".into(),
-        vec![
-            line("train", paths(&d.train)),
-            line("valid", paths(&d.valid)),
-            line("corpus", paths(&d.corpus)),
-            line("template", quoted(&d.template)),
-            line("max_prompt", d.max_prompt.to_string()),
-            line("max_response", d.max_response.to_string()),
-            line("learn", quoted(d.learn.name())),
-            line("sequence", d.sequence.to_string()),
-            line("document_attention", quoted(d.document_attention.name())),
-            line("skip_invalid", d.skip_invalid.to_string()),
-        ],
-    ));
+    all.push(("data".into(), data(s)));
     all.push(("train".into(), train(s)));
     all.extend(s.train.regime.as_ref().map(|r| ("train.regime".into(), super::regime::lines(r))));
     let p = &s.sampling;
@@ -106,6 +92,7 @@ pub(super) fn tables(config: &RunConfig) -> Result<Vec<(String, Vec<Line>)>> {
         ],
     ));
     all.push(("eval".into(), vec![line("prompts", s.eval.prompts.to_string())]));
+    all.push(("dist".into(), vec![line("timeout", float(s.dist.timeout))]));
     if let Value::Object(settings) = config.policy()?.settings() {
         let lines: Vec<Line> = settings.iter().filter_map(|(k, v)| Some((k.clone(), value(v)?))).collect();
         if !lines.is_empty() {
@@ -113,6 +100,24 @@ pub(super) fn tables(config: &RunConfig) -> Result<Vec<(String, Vec<Line>)>> {
         }
     }
     Ok(all)
+}
+
+fn data(s: &Settings) -> Vec<Line> {
+    let d = &s.data;
+    let line = |key: &str, value: String| (key.to_string(), value);
+    let paths = |all: &[std::path::PathBuf]| list(all, |p| quoted(&p.to_string_lossy()));
+    vec![
+        line("train", paths(&d.train)),
+        line("valid", paths(&d.valid)),
+        line("corpus", paths(&d.corpus)),
+        line("template", quoted(&d.template)),
+        line("max_prompt", d.max_prompt.to_string()),
+        line("max_response", d.max_response.to_string()),
+        line("learn", quoted(d.learn.name())),
+        line("sequence", d.sequence.to_string()),
+        line("document_attention", quoted(d.document_attention.name())),
+        line("skip_invalid", d.skip_invalid.to_string()),
+    ]
 }
 
 fn train(s: &Settings) -> Vec<Line> {

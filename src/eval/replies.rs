@@ -28,14 +28,26 @@ impl Answer {
 /// One reply to each prompt, in their order. A prompt's draws are those of its number, whichever prompts are
 /// beside it. A reply from a model whose numbers overflow is an error.
 pub fn answers(
-    (model, tokenizer): (&CausalLm, &Tokenizer),
+    model: (&CausalLm, &Tokenizer),
     prompts: &[&[u32]],
     settings: &Sampling,
     batch: usize,
     done: &mut dyn FnMut(),
 ) -> Result<Vec<Answer>> {
-    let requests: Vec<Request<'_>> =
-        prompts.iter().zip(0..).map(|(prompt, row)| Request { prompt, row, sample: 0 }).collect();
+    let numbered: Vec<(u64, &[u32])> = (0..).zip(prompts.iter().copied()).collect();
+    answers_of(model, &numbered, settings, batch, done)
+}
+
+/// The same to some of the prompts, each with its number.
+pub fn answers_of(
+    (model, tokenizer): (&CausalLm, &Tokenizer),
+    prompts: &[(u64, &[u32])],
+    settings: &Sampling,
+    batch: usize,
+    done: &mut dyn FnMut(),
+) -> Result<Vec<Answer>> {
+    let request = |&(row, prompt)| Request { prompt, row, sample: 0 };
+    let requests: Vec<Request<'_>> = prompts.iter().map(request).collect();
     let mut all: Vec<Option<Reply>> = prompts.iter().map(|_| None).collect();
     sample(model, &requests, settings, batch, &mut |n, reply| {
         check_finite(&reply.logprobs, 0).and_then(|()| check_finite(&reply.drawn, 0))?;

@@ -5,6 +5,7 @@
 
 pub mod count;
 pub mod cuda;
+pub mod group;
 pub mod host;
 pub mod parallel;
 pub mod small;

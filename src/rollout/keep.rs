@@ -42,7 +42,8 @@ impl Kept {
     }
 }
 
-const STATES: &str = "states";
+/// The name of the teacher's states among the tensors of a collection.
+pub const STATES: &str = "states";
 
 /// The teacher's states of all rows, one behind the other; none where none are kept.
 pub fn tensors(experiences: &[Experience]) -> Result<Vec<(String, Tensor)>> {

@@ -17,7 +17,7 @@ use tch::Tensor;
 use crate::data::Example;
 
 pub use collect::{Collected, Collector, Prompt, TOGETHER_CPU};
-pub use keep::{Kept, restore, tensors};
+pub use keep::{Kept, STATES, restore, tensors};
 pub use replay::Replay;
 pub use watch::{Guards, Tally};
 

@@ -87,11 +87,11 @@ fn block(name: &str) -> String {
 }
 
 impl Loop {
-    /// Writes down how far the weights have come, where it is time to. A start that cannot be read any more is no
-    /// reason to stop learning.
+    /// Writes down how far the weights have come, where it is time to: at rank 0, whose weights are those of all. A
+    /// start that cannot be read any more is no reason to stop learning.
     pub(super) fn drift(&mut self, lr: f64) -> Result<()> {
         let (step, train) = (self.state.step, &self.scaled.train);
-        if !train.measure_distance || !diffusion::due(step) {
+        if !train.measure_distance || !diffusion::due(step) || !self.material.world.is_first() {
             return Ok(());
         }
         let constant = step > train.warmup.updates(self.steps) && lr == train.lr;

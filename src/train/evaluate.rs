@@ -130,21 +130,30 @@ impl Evaluation {
         Ok(Some(Measured { values, shown, seconds }))
     }
 
-    /// What the losses are on the held-out rows.
+    /// What the losses are on the held-out rows, of which each rank has its share.
     fn divergences(&self, material: &Material, updater: &Updater) -> Result<Vec<(&'static str, f64)>> {
         let _off = tch::no_grad_guard();
         let terms = terms(material.teacher.is_some());
-        let (mut sums, mut tokens) = (vec![0.0; terms.len()], 0usize);
-        self.each(material.student.device(), updater.cut(), &mut |micro, numbers| {
+        let world = &material.world;
+        let (mut sums, mut tokens, mut seen) = (vec![0.0; terms.len()], 0usize, 0usize);
+        let done = self.each(material.student.device(), updater.cut(), &mut |micro, numbers| {
+            seen += 1;
+            if seen % world.size() != world.rank() {
+                return Ok(());
+            }
             let values = measure(material, micro, numbers, &terms)?;
             sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
             tokens += micro.tokens();
             Ok(())
-        })?;
-        let mean = |sum: f64| sum / tokens.max(1) as f64;
+        });
+        world.agree(done)?;
+        sums.push(tokens as f64);
+        let mut sums = world.sum(&sums)?;
+        let tokens = sums.pop().unwrap_or(0.0);
+        let mean = |sum: f64| sum / tokens.max(1.0);
         let mut values: Vec<(&'static str, f64)> =
             terms.iter().zip(sums).map(|(term, sum)| (term.name, mean(sum))).collect();
-        values.push(("tokens", tokens as f64));
+        values.push(("tokens", tokens));
         Ok(values)
     }
 

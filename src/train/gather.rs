@@ -13,6 +13,7 @@ use tch::Tensor;
 use super::Watch;
 use super::feed::Feed;
 use super::setup::Material;
+use super::together;
 use super::work::{Learnt, Work, rollouts};
 use crate::checkpoint::Rollouts;
 use crate::config::{RunConfig, Settings};
@@ -256,7 +257,8 @@ impl Gather {
             // Replies without numbers are scored with the teacher at hand, as rows of the data set are.
             states: self.plan.rollout && self.plan.teacher,
         };
-        let collected = collector.collect(&prompts, &mut |done| watch.preparing("replies", done, rows));
+        let mut tell = |done| watch.preparing("replies", done, rows);
+        let collected = together::collect(&material.world, &collector, &prompts, &mut tell);
         if collected.is_err() {
             // A signal: what is saved now begins with the same prompts again.
             self.feed.seek(before.0);

@@ -15,13 +15,13 @@ use crate::optim::noise::{Estimate, Moving};
 use crate::report::{Events, tensorboard};
 use crate::store::Growing;
 
-/// The files.
-#[derive(Debug)]
+/// The files; none at a rank that does not write.
+#[derive(Debug, Default)]
 pub struct Journal {
-    lines: Growing,
+    lines: Option<Growing>,
     /// None in a run that samples nothing.
     samples: Option<Growing>,
-    events: Events,
+    events: Option<Events>,
 }
 
 /// A line of it.
@@ -33,17 +33,18 @@ impl Journal {
     pub fn open(dir: &RunDir, state: &State, sampled: bool) -> Result<Self> {
         let grow = |name: &str, length| Growing::open(&dir.folder().path(name)?, length);
         Ok(Journal {
-            lines: grow("metrics.jsonl", state.metrics)?,
+            lines: Some(grow("metrics.jsonl", state.metrics)?),
             samples: sampled.then(|| grow("samples.jsonl", state.samples)).transpose()?,
-            events: Events::open(&dir.folder().path(tensorboard::NAME)?, state.events)?,
+            events: Some(Events::open(&dir.folder().path(tensorboard::NAME)?, state.events)?),
         })
     }
 
     /// Adds a line.
     pub fn add(&mut self, line: &Line) -> Result<()> {
-        self.lines.add(format!("{}\n", Value::Object(line.0.clone())).as_bytes())?;
+        let (Some(lines), Some(events)) = (&mut self.lines, &mut self.events) else { return Ok(()) };
+        lines.add(format!("{}\n", Value::Object(line.0.clone())).as_bytes())?;
         let step = line.0.get("step").and_then(Value::as_u64).unwrap_or(0);
-        self.events.add(step, &line.scalars())
+        events.add(step, &line.scalars())
     }
 
     /// Adds replies, with the update after which they were sampled.
@@ -61,14 +62,14 @@ impl Journal {
 
     /// Waits until all of it is on the disk.
     pub fn sync(&self) -> Result<()> {
-        self.lines.sync()?;
-        self.samples.as_ref().map_or(Ok(()), Growing::sync)?;
-        self.events.sync()
+        self.lines.iter().chain(&self.samples).try_for_each(Growing::sync)?;
+        self.events.as_ref().map_or(Ok(()), Events::sync)
     }
 
     /// Notes in a state how long the files are.
     pub fn mark(&self, state: &mut State) {
-        (state.metrics, state.events) = (self.lines.length(), self.events.length());
+        state.metrics = self.lines.as_ref().map_or(0, Growing::length);
+        state.events = self.events.as_ref().map_or(0, Events::length);
         state.samples = self.samples.as_ref().map_or(0, Growing::length);
     }
 }

@@ -222,6 +222,12 @@ pub fn total_memory(device: Device) -> Option<u64> {
     }
 }
 
+/// What each of so many processes on a machine has of it: a GPU each, or a share of the memory.
+pub fn share_of_memory(device: Device, processes: usize) -> Option<u64> {
+    let shared = if device == Device::Cpu { processes.max(1) as u64 } else { 1 };
+    total_memory(device).map(|total| total / shared)
+}
+
 fn of_machine() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find(|l| l.starts_with("MemTotal:"))?;

@@ -23,12 +23,14 @@ mod replies;
 mod sampled;
 mod setup;
 mod teacher;
+mod together;
 mod update;
 mod variance;
 mod watch;
 mod work;
 
-use std::path::PathBuf;
+use std::path::Path;
+use std::rc::Rc;
 use std::time::Instant;
 
 use retort_policies::Policy;
@@ -36,82 +38,70 @@ use tch::{Device, Kind};
 
 use crate::checkpoint::{Checkpoint, RunDir, State};
 use crate::config::{Length, RunConfig, Train};
+use crate::dist::World;
 use crate::error::{Cause, Error, Result};
 use crate::optim::{Course, Optimizer, Outcome, Settings, Shape};
 use crate::report;
 use crate::signal;
 use crate::weights::Dtype;
 use evaluate::Evaluation;
-use feed::Feed;
 use gather::Gather;
 use journal::{Journal, Line};
-pub use plan::{Plan, plan, speed};
+pub use plan::{Plan, plan, plan_of, speed};
 use regime::Scaled;
 pub use setup::{Material, Options};
+use together::Prepared;
+pub use together::refuse;
 use update::Updater;
-pub use watch::{News, Silent, Watch};
-
-/// How a run ended.
-#[derive(Debug, Clone)]
-pub struct Finished {
-    /// The run directory.
-    pub run: PathBuf,
-    /// Updates in all.
-    pub steps: u64,
-    /// Updates of this process.
-    pub done: u64,
-    /// The best evaluation.
-    pub best: Option<Found>,
-}
-
-/// The evaluation that decided what is best.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Found {
-    /// What decided: `rouge_l` or `valid_loss`.
-    pub name: &'static str,
-    /// Its value.
-    pub value: f64,
-    /// The update after which it was.
-    pub step: u64,
-}
+pub use watch::{Finished, Found, News, Silent, Watch};
 
 /// Trains as the config says, in the run directory `out`.
-pub fn run(
+pub fn run(config: RunConfig, out: &Path, options: &Options, watch: &mut dyn Watch) -> Result<Finished> {
+    run_in(&Rc::new(World::alone()), config, out, options, watch)
+}
+
+/// The same as one process of a world, each of which calls this. The update is the same whatever the world; rank 0
+/// alone writes files.
+pub fn run_in(
+    world: &Rc<World>,
     config: RunConfig,
-    out: &std::path::Path,
+    out: &Path,
     options: &Options,
     watch: &mut dyn Watch,
 ) -> Result<Finished> {
-    let policy = config.policy()?;
-    run_policy(config, policy, out, options, watch)
+    let done = config.policy().and_then(|policy| train(world, config, policy, out, options, watch));
+    world.end(done)
 }
 
 /// The same with a policy of the caller's own; the config's says what its rows, models and settings are.
 pub fn run_policy(
     config: RunConfig,
     policy: Box<dyn Policy>,
-    out: &std::path::Path,
+    out: &Path,
     options: &Options,
     watch: &mut dyn Watch,
 ) -> Result<Finished> {
-    if RunDir::is_run(out) && !options.resume {
-        return Err(holds_a_run(out));
-    }
+    train(&Rc::new(World::alone()), config, policy, out, options, watch)
+}
+
+fn train(
+    world: &Rc<World>,
+    config: RunConfig,
+    policy: Box<dyn Policy>,
+    out: &Path,
+    options: &Options,
+    watch: &mut dyn Watch,
+) -> Result<Finished> {
     for table in &config.unused {
         tracing::warn!("[{table}] is not used by policy = \"{}\"", config.entry.name);
     }
-    let dir = RunDir::take(out)?;
-    let saved = if options.resume { dir.newest()? } else { None };
-    setup::same_run(&config, &dir, saved.is_some())?;
+    let (dir, saved) = together::take(world, &config, out, options)?;
     let mut material = Material::load(&config, options, saved.as_ref())?;
+    material.world = world.clone();
     material.bring_teacher(&config, policy.as_ref())?;
-    let mut feed = Feed::prepare(&config, &material, &dir, policy.as_ref(), watch)?;
-    let corpus = Feed::beside(&config, &material, &dir, policy.as_ref())?;
-    let evaluation = Evaluation::prepare(&config, &material, &dir)?;
-    let cutting = material.cutting(&config, &feed, policy.as_ref());
+    let prepared = together::prepare(&config, &mut material, &dir, policy.as_ref(), watch)?;
+    let Prepared { feed, corpus, evaluation, cutting } = prepared;
     let cut = feed.cut(cutting.cut);
-    let keeping = keep::Keeping { config: &config, dir: &dir, cut, policy: policy.as_ref() };
-    keep::keep(&keeping, &mut material, &mut feed, &evaluation, watch)?;
     let scaled = regime::scaled(&config, &policy.plan(), feed.rows(), feed.batch())?;
     let mut optimizer = Optimizer::new(material.learnt(), optimizer_settings(&scaled.train))?;
     let state = match &saved {
@@ -121,8 +111,12 @@ pub fn run_policy(
         }
         None => State::default(),
     };
-    dir.folder().write_bytes("config.toml", config.as_run(&options.facts(&scaled))?.as_bytes())?;
-    let journal = Journal::open(&dir, &state, evaluation.samples())?;
+    let mut journal = Journal::default();
+    if world.is_first() {
+        let facts = options.facts(&scaled);
+        dir.folder().write_bytes("config.toml", config.as_run(&facts)?.as_bytes())?;
+        journal = Journal::open(&dir, &state, evaluation.samples())?;
+    }
     material.student.set_recompute(cutting.recompute);
     let gather = Gather::new(&config, &material, policy.as_ref(), (feed, corpus), scaled.steps);
     let updater = Updater::new(&material, policy, cut, config.settings.sampling.min_new_tokens)?;
@@ -144,12 +138,6 @@ pub fn run_policy(
     training.restore(saved.as_ref())?;
     let done = training.run(options, watch)?;
     Ok(Finished { run: out.to_path_buf(), steps: training.steps, done, best: training.best() })
-}
-
-fn holds_a_run(out: &std::path::Path) -> Error {
-    Error::user("the folder holds a run")
-        .file(out)
-        .advice("--resume goes on with it; another --out begins a new one")
 }
 
 /// How many updates a run has.
@@ -227,10 +215,10 @@ impl Loop {
         loop {
             let last = self.state.step >= self.steps;
             let stopped = self.look(last, watch).err();
+            let stopped = self.material.world.agree(stopped.map_or_else(signal::check, Err)).err();
             if stopped.as_ref().is_some_and(|e| !matches!(e.cause(), Cause::Stopped(_))) {
                 return stopped.map_or(Ok(0), Err);
             }
-            let stopped = stopped.or_else(|| signal::check().err());
             self.save(last || stopped.is_some())?;
             if let Some(stopped) = stopped {
                 return Err(stopped);
@@ -295,6 +283,10 @@ impl Loop {
         if !due || self.saved_at == Some(step) {
             return Ok(());
         }
+        self.saved_at = Some(step);
+        if !self.material.world.is_first() {
+            return Ok(());
+        }
         self.journal.sync()?;
         self.journal.mark(&mut self.state);
         (self.state.taken, self.state.corpus_taken) = self.gather.taken();
@@ -305,12 +297,12 @@ impl Loop {
             (&self.material.files, self.material.weights()?, self.material.adapters());
         self.state.base = self.material.base();
         self.dir.save(&self.state, files, &weights, &adapters, &self.optimizer, rollouts.as_ref())?;
-        self.saved_at = Some(step);
         self.dir.keep(train.keep)
     }
 
     /// One update.
     fn step(&mut self, lr: f64, clock: &mut Instant, watch: &mut dyn Watch) -> Result<()> {
+        let exchanged = self.material.world.spent();
         let mut work = self.gather.next(self.state.step, &self.material, self.updater.policy(), watch)?;
         work.noise = self.scaled.noise(self.state.step + 1, &work)?;
         work.measured = self.scaled.measures(self.state.step + 1);
@@ -332,7 +324,11 @@ impl Loop {
         let total = clock.elapsed();
         *clock = Instant::now();
         let place = self.gather.feed().epoch();
-        let stages = [&work.seconds[..], &[("train", told.time)]].concat();
+        let mut stages = [&work.seconds[..], &[("train", told.time)]].concat();
+        if self.material.world.size() > 1 {
+            // A part of the others: what was waited for and sent.
+            stages.push(("exchange", self.material.world.spent() - exchanged));
+        }
         let seconds = [&[("total", total)], &stages[..]].concat();
         self.journal.add(&Line::update(self.state.step, &told, lr, place, &seconds, skipped.as_deref()))?;
         if let Some(noise) = told.noise.filter(|_| skipped.is_none()) {
@@ -363,7 +359,9 @@ impl Loop {
 
     /// Writes what the run is for.
     fn finish(&mut self, options: &Options) -> Result<()> {
-        report::leave(self.dir.folder());
+        if self.material.world.is_first() {
+            report::leave(self.dir.folder());
+        }
         self.write_model("final", options.write)?;
         if self.state.skipped > 0 {
             tracing::warn!("{} updates were skipped: numbers were not finite", self.state.skipped);
@@ -372,6 +370,9 @@ impl Loop {
     }
 
     fn write_model(&self, name: &str, dtype: Dtype) -> Result<()> {
+        if !self.material.world.is_first() {
+            return Ok(());
+        }
         let card = card::text(&self.config, &self.state, self.best(), name);
         self.dir.write_model(name, &self.material.files, &self.material.weights()?, dtype, &card)?;
         Ok(())

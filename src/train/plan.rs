@@ -9,11 +9,12 @@ use tch::{Device, Kind, Tensor};
 
 use super::feed;
 use super::keep::states_width;
-use super::machine::{Replies, Sizes, total_memory};
+use super::machine::{Replies, Sizes, share_of_memory};
 use super::regime;
 use super::sampled;
 use super::setup::{Options, Parts};
 use super::teacher::tokens_width;
+use super::together::{holds_a_run, refuse};
 use crate::checkpoint::RunDir;
 use crate::config::{Keep, RunConfig};
 use crate::data::{Corpus, Counts, Need, Preparation};
@@ -26,6 +27,8 @@ use crate::optim::regime::Recipe;
 pub struct Plan {
     /// The run directory.
     pub out: PathBuf,
+    /// Processes that train together.
+    pub processes: usize,
     /// Parameters of the student.
     pub parameters: u64,
     /// Parameters of its adapters, which learn in its place.
@@ -42,9 +45,9 @@ pub struct Plan {
     pub regime: Option<(Recipe, String)>,
     /// Tokens that go through together, and whether blocks are computed twice.
     pub at_once: Option<(usize, bool)>,
-    /// The most memory it would hold, in bytes.
+    /// The most memory it would hold, in bytes: each of its processes.
     pub memory: Option<u64>,
-    /// The memory of the device.
+    /// The memory of the device, or a process's share of it.
     pub total_memory: Option<u64>,
     /// How long it would take.
     pub time: Option<Duration>,
@@ -54,6 +57,30 @@ pub struct Plan {
     pub writes: Vec<String>,
     /// What is not there yet.
     pub missing: Vec<String>,
+}
+
+impl Plan {
+    /// What is known of it before the rows are counted.
+    fn of(config: &RunConfig, parts: &Parts, out: &Path, processes: usize) -> Plan {
+        Plan {
+            out: out.to_path_buf(),
+            processes,
+            parameters: parts.parameters,
+            adapters: parts.adapters,
+            teacher_parameters: parts.teacher.as_ref().map(|t| t.parameters),
+            rows: None,
+            valid: None,
+            steps: None,
+            regime: None,
+            at_once: None,
+            memory: None,
+            total_memory: None,
+            time: None,
+            cache: None,
+            writes: writes(config),
+            missing: parts.missing.clone(),
+        }
+    }
 }
 
 /// How large what is kept of a teacher would be, in bytes.
@@ -75,28 +102,24 @@ struct Rows {
 
 /// Checks a run and says what it would take.
 pub fn plan(config: RunConfig, out: &Path, options: &Options) -> Result<Plan> {
+    plan_of(config, out, options, (1, 1))
+}
+
+/// The same of a run of so many processes, and so many of them on a machine.
+pub fn plan_of(
+    config: RunConfig,
+    out: &Path,
+    options: &Options,
+    (processes, local): (usize, usize),
+) -> Result<Plan> {
     super::trainable(options.kind, options.device)?;
+    refuse(&config, processes)?;
     if RunDir::is_run(out) && !options.resume {
-        return Err(super::holds_a_run(out));
+        return Err(holds_a_run(out));
     }
     let parts = Parts::check(&config)?;
-    let mut plan = Plan {
-        out: out.to_path_buf(),
-        parameters: parts.parameters,
-        adapters: parts.adapters,
-        teacher_parameters: parts.teacher.as_ref().map(|t| t.parameters),
-        rows: None,
-        valid: None,
-        steps: None,
-        regime: None,
-        at_once: None,
-        memory: None,
-        total_memory: total_memory(options.device),
-        time: None,
-        cache: None,
-        writes: writes(&config),
-        missing: parts.missing.clone(),
-    };
+    let mut plan = Plan::of(&config, &parts, out, processes);
+    plan.total_memory = share_of_memory(options.device, local);
     let Some(Rows { count: rows, longest, learnt }) = rows(&config, &parts, &mut plan)? else {
         return Ok(plan);
     };
@@ -114,11 +137,11 @@ pub fn plan(config: RunConfig, out: &Path, options: &Options) -> Result<Plan> {
         kind: options.kind,
         vocabulary: parts.vocabulary as u64,
         longest,
-        replies: replies(&config, &parts, batch)?,
+        replies: replies(&config, &parts, batch, processes)?,
         adapters: parts.adapters,
     };
     let cutting = sizes.cutting(train, options.device, plan.total_memory);
-    let tokens = sizes.at_once(cutting.cut, batch);
+    let tokens = sizes.at_once(cutting.cut, batch.div_ceil(processes));
     let memory = sizes.peak(tokens, cutting.recompute);
     fits(memory, plan.total_memory)?;
     plan.steps = Some(steps);
@@ -131,7 +154,8 @@ pub fn plan(config: RunConfig, out: &Path, options: &Options) -> Result<Plan> {
     // A teacher that is kept is asked once.
     let asked = if plan.cache.is_some() { per_epoch } else { steps as f64 * per_update };
     let work = steps as f64 * per_update * student + asked * teacher;
-    plan.time = Some(Duration::from_secs_f64(work / speed((parts.shape.hidden, parts.shape.ffn), options)?));
+    let speed = speed((parts.shape.hidden, parts.shape.ffn), options)?;
+    plan.time = Some(Duration::from_secs_f64(work / processes as f64 / speed));
     Ok(plan)
 }
 
@@ -208,10 +232,11 @@ fn rows(config: &RunConfig, parts: &Parts, plan: &mut Plan) -> Result<Option<Row
 }
 
 /// Replies that are sampled, in evaluations and to learn from.
-fn replies(config: &RunConfig, parts: &Parts, batch: usize) -> Result<Replies> {
+fn replies(config: &RunConfig, parts: &Parts, batch: usize, processes: usize) -> Result<Replies> {
     let settings = &config.settings;
     let evaluated = !settings.data.valid.is_empty() && settings.train.eval_every > 0;
-    let mut together = if evaluated { settings.eval.prompts.min(sampled::TOGETHER) } else { 0 };
+    let mut together =
+        if evaluated { settings.eval.prompts.div_ceil(processes).min(sampled::TOGETHER) } else { 0 };
     let policy = config.policy()?;
     let (plan, source) = (policy.plan(), policy.source(Moment { step: 0, steps: 1, replay_full: false }));
     let rows = match plan.collection {
@@ -219,7 +244,7 @@ fn replies(config: &RunConfig, parts: &Parts, batch: usize) -> Result<Replies> {
         Collection::Batch => batch,
     };
     if feed::samples(&source) {
-        together = together.max(rows.min(crate::rollout::TOGETHER_CPU));
+        together = together.max(rows.div_ceil(processes).min(crate::rollout::TOGETHER_CPU));
     }
     Ok(Replies {
         together: together as u64,

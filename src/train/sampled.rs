@@ -8,12 +8,13 @@ use serde_json::{Value, json};
 
 use super::gather::sampling;
 use super::setup::Material;
+use super::together::answers;
 use crate::config::RunConfig;
 use crate::data::{Reader, Row, TokenFile};
 use crate::decode::Sampling;
 use crate::error::{Cause, Error, Result};
 use crate::eval::bootstrap::{self, Estimate};
-use crate::eval::replies::{Answer, answers};
+use crate::eval::replies::Answer;
 use crate::eval::rouge;
 use crate::seed::{Stream, draw};
 
@@ -91,7 +92,7 @@ impl Sampled {
     pub fn run(&self, material: &Material) -> Result<Found> {
         let prompts: Vec<&[u32]> = self.prompts.iter().map(|p| p.ids.as_slice()).collect();
         let model = (&material.student, &material.tokenizer);
-        let answers = match answers(model, &prompts, &self.settings, TOGETHER, &mut || ()) {
+        let answers = match answers(&material.world, model, &prompts, &self.settings, TOGETHER) {
             Ok(answers) => answers,
             // A student that has run away is measured as what it is, and its run goes on or is stopped by what
             // stops runs.

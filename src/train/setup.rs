@@ -1,18 +1,20 @@
 //! What a run is made from: the models, the tokenizer that both share, the files that go beside the weights.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use retort_policies::Policy;
 use tch::{Device, Kind};
 
 use super::adapters::{self, Adapted};
 use super::feed::Feed;
-use super::machine::{Cutting, Replies, Sizes, total_memory};
+use super::machine::{Cutting, Replies, Sizes, share_of_memory};
 use super::regime::Scaled;
 use super::teacher::Teacher;
 use crate::checkpoint::{Checkpoint, ModelFiles, RunDir};
 use crate::config::{Keep, Origin, RunConfig};
 use crate::data::Limits;
+use crate::dist::World;
 use crate::error::{Error, Result};
 use crate::model::config::Shape;
 use crate::model::{CausalLm, LoadOptions, read_config, read_design};
@@ -103,6 +105,8 @@ pub struct Material {
     pub files: ModelFiles,
     /// The adapters that learn in the student's place.
     pub(super) adapted: Option<Adapted>,
+    /// The processes that train it together.
+    pub(super) world: Rc<World>,
 }
 
 impl Material {
@@ -146,7 +150,8 @@ impl Material {
         }
         let files = ModelFiles::read(&place.config, &place.tokenizer)?;
         let vocabulary = tokenizer.vocab_size().min(rows);
-        Ok(Material { student, teacher, eos, vocabulary, context, files, tokenizer, adapted })
+        let world = Rc::new(World::alone());
+        Ok(Material { student, teacher, eos, vocabulary, context, files, tokenizer, adapted, world })
     }
 
     /// What goes behind a response.
@@ -194,7 +199,7 @@ impl Material {
                 .map(|a| a.learnt().masters().iter().map(|t| t.numel() as u64).sum()),
         };
         let device = student.device();
-        sizes.cutting(&config.settings.train, device, total_memory(device))
+        sizes.cutting(&config.settings.train, device, share_of_memory(device, self.world.local_size()))
     }
 }
 

@@ -17,6 +17,7 @@ use super::batch::Micro;
 use super::noise;
 use super::setup::Material;
 use super::teacher::{Among, Said, Teacher};
+use super::together;
 use super::work::{Learnt, Work};
 use crate::data::sampler::Cut;
 use crate::data::{Example, by_length};
@@ -25,6 +26,7 @@ use crate::model::{CausalLm, Padding};
 use crate::native;
 use crate::optim::noise::Estimate;
 use crate::optim::{Optimizer, Outcome};
+use crate::signal;
 
 /// What is told of an update.
 #[derive(Debug, Clone)]
@@ -132,13 +134,15 @@ impl Updater {
         let Gradient { loss, terms, tokens, noise } = self.gradient(material, work)?;
         let outcome =
             if loss.is_finite() { optimizer.step(&self.sums, lr)? } else { Outcome::Skipped(f64::NAN) };
+        let (Outcome::Done(norm) | Outcome::Skipped(norm)) = outcome;
+        together::alike(&material.world, norm)?;
         if let Outcome::Done(_) = outcome {
             material.learnt().publish()?;
         }
         Ok(Told { outcome, loss, terms, tokens, rows: work.main.len(), noise, time: begun.elapsed() })
     }
 
-    /// The gradient of an update, into the sums.
+    /// The gradient of an update, into the sums: each rank goes through its share of the rows, and all have the whole.
     pub fn gradient(&mut self, material: &Material, work: &Work) -> Result<Gradient> {
         let tokens: usize = work.main.iter().map(|row| row.example.targets()).sum();
         let divisor = match self.policy.plan().unit {
@@ -146,22 +150,26 @@ impl Updater {
             Unit::Rows => work.main.len(),
         };
         native::zero_all(&self.sums)?;
-        let main: Vec<&Learnt> = work.main.iter().collect();
-        let (numbers, sampled) = (&work.numbers[..], work.sampled);
-        let (noise, beside) = work.noise.split_at(work.noise.len().min(main.len()));
+        let own = together::own_of(work.main.iter().map(|row| &row.example), &material.world);
+        let main: Vec<&Learnt> = own.iter().map(|&n| &work.main[n]).collect();
+        let (numbers, sampled) = (&of_rows(&own, &work.numbers)[..], work.sampled);
+        let (noise, beside) = work.noise.split_at(work.noise.len().min(work.main.len()));
+        let noise = &of_rows(&own, noise)[..];
         let rows = PartRows { part: Part::Main, rows: &main, numbers, noise, divisor, tokens, sampled };
         let (mut loss, mut terms, noise) = self.part(material, &rows, work.measured)?;
         if !work.corpus.is_empty() {
-            let text: Vec<Learnt> = work.corpus.iter().cloned().map(Learnt::given).collect();
+            let own = together::own_of(work.corpus.iter(), &material.world);
+            let text: Vec<Learnt> = own.iter().map(|&n| Learnt::given(work.corpus[n].clone())).collect();
             let tokens = work.corpus.iter().map(Example::targets).sum();
             let rows = text.iter().collect::<Vec<_>>();
             let part = Part::Corpus;
-            let (rows, numbers, noise, sampled) = (&rows[..], &[][..], beside, false);
+            let (rows, numbers, noise, sampled) = (&rows[..], &[][..], &of_rows(&own, beside)[..], false);
             let rows = PartRows { part, rows, numbers, noise, divisor: tokens, tokens, sampled };
             let (more, named, _) = self.part(material, &rows, false)?;
             loss += more;
             terms.extend(named);
         }
+        material.world.all_reduce(&self.sums)?;
         Ok(Gradient { loss, terms, tokens, noise })
     }
 
@@ -179,7 +187,8 @@ impl Updater {
                 (sums, None)
             }
         };
-        let (loss, terms) = sums.read(part.divisor.max(1) as f64, part.tokens.max(1) as f64)?;
+        let own = sums.read(part.divisor.max(1) as f64, part.tokens.max(1) as f64)?;
+        let (loss, terms) = together::means(&material.world, own)?;
         Ok((loss, terms, noise))
     }
 
@@ -195,8 +204,7 @@ impl Updater {
         let divisor = part.divisor.max(1) as f64;
         for group in groups {
             let rows: Vec<&Learnt> = group.iter().map(|&row| part.rows[row]).collect();
-            let numbers: Vec<u64> = group.iter().filter_map(|&row| part.numbers.get(row).copied()).collect();
-            let noise: Vec<f64> = group.iter().filter_map(|&row| part.noise.get(row).copied()).collect();
+            let (numbers, noise) = (of_rows(group, part.numbers), of_rows(group, part.noise));
             let group = PartRows { rows: &rows, numbers: &numbers, noise: &noise, ..*part };
             self.micro(material, &group, divisor, sums)?;
         }
@@ -210,6 +218,7 @@ impl Updater {
         divisor: f64,
         sums: &mut Sums,
     ) -> Result<()> {
+        signal::pass();
         let student = &material.student;
         let examples: Vec<&Example> = part.rows.iter().map(|row| &row.example).collect();
         let micro = Micro::of(&examples, student.device())?;
@@ -270,6 +279,11 @@ impl Updater {
 
 /// A loss, its terms, what was measured of the gradient's noise.
 type Made = (f64, Vec<(&'static str, f64)>, Option<Estimate>);
+
+/// What these rows have of what all have; nothing where none has any.
+fn of_rows<T: Copy>(rows: &[usize], all: &[T]) -> Vec<T> {
+    rows.iter().filter_map(|&row| all.get(row).copied()).collect()
+}
 
 /// Some rows of a part of an update.
 #[derive(Clone, Copy)]

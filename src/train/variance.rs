@@ -6,6 +6,7 @@ use tch::Tensor;
 
 use super::gather::{Gather, alpha};
 use super::setup::Material;
+use super::together;
 use super::update::Updater;
 use super::work::{Work, rollouts};
 use crate::error::{Error, Result};
@@ -59,7 +60,7 @@ fn moments(
     let sum: Vec<Tensor> = masters.iter().map(|t| Ok(t.f_zeros_like()?)).collect::<Result<_>>()?;
     let mut squares = 0.0;
     for n in 0..gradients {
-        crate::signal::check()?;
+        material.world.agree(crate::signal::check())?;
         let work = work(gather, material, updater.policy(), n as u64)?;
         updater.gradient(material, &work)?;
         native::add_all(&sum, updater.sums(), 1.0 / gradients as f64)?;
@@ -88,7 +89,7 @@ fn work(gather: &Gather, material: &Material, policy: &dyn Policy, n: u64) -> Re
         numbers: plan.rollout,
         states: plan.rollout && plan.teacher,
     };
-    let collected = collector.collect(&prompts, &mut |_| {})?.experiences;
+    let collected = together::collect(&material.world, &collector, &prompts, &mut |_| {})?.experiences;
     let rows: Vec<&Experience> = collected.iter().collect();
     let update = Update { longest: gather.sampling().max_new_tokens, total: &mut |_| Ok(()) };
     Ok(Work::sampled(&rows, Some(policy.prepare(&rollouts(&rows), update)?)))

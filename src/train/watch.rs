@@ -1,5 +1,6 @@
 //! Who is told how a run goes, and what.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Hears how a run goes.
@@ -41,4 +42,28 @@ pub struct News<'a> {
     pub stages: &'a [(&'static str, Duration)],
     /// Why it was skipped, where it was.
     pub skipped: Option<&'a str>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// The run directory.
+    pub run: PathBuf,
+    /// Updates in all.
+    pub steps: u64,
+    /// Updates of this process.
+    pub done: u64,
+    /// The best evaluation.
+    pub best: Option<Found>,
+}
+
+/// The evaluation that decided what is best.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Found {
+    /// What decided: `rouge_l` or `valid_loss`.
+    pub name: &'static str,
+    /// Its value.
+    pub value: f64,
+    /// The update after which it was.
+    pub step: u64,
 }

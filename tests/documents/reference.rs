@@ -15,8 +15,8 @@ use crate::{root, text_of};
 const PAGE: &str = "docs/reference/config.md";
 
 /// Tables that every policy reads.
-const COMMON: [&str; 8] =
-    ["student", "student.lora", "teacher", "data", "train", "train.regime", "sampling", "eval"];
+const COMMON: [&str; 9] =
+    ["student", "student.lora", "teacher", "data", "train", "train.regime", "sampling", "eval", "dist"];
 
 /// Defaults that no config can list: what must be given, and what is not there unless it is.
 const BARE: [(&str, &str); 8] = [

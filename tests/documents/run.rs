@@ -26,6 +26,12 @@ const NOT_RUN: &[(&str, &str)] = &[
         "trains for an hour what the quickstart trains once",
     ),
     (
+        "torchrun --no-python --nproc-per-node 2 retort distill configs/kd.toml --out runs/kd-torchrun --resume",
+        "needs Python's torch; training::torchrun_launches_it",
+    ),
+    ("sbatch job.sh", "needs a cluster; lib::slurms_variables_are_read"),
+    ("kubectl apply -f job.yaml", "needs a cluster; its variables are torchrun's"),
+    (
         "retort prune --model MODEL --input text.txt --params 100M --out STUDENT",
         "needs a model of real size; docs/how-to/prune.md has commands for any",
     ),

@@ -10,11 +10,13 @@ mod crash;
 mod data;
 mod dry;
 mod evaluations;
+mod exchanges;
 mod golden;
 mod learning;
 mod lora;
 mod minillm;
 mod optimizer;
+mod processes;
 mod regime;
 mod runs;
 #[path = "../support/mod.rs"]

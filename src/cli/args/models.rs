@@ -95,7 +95,10 @@ pub struct Generate {
 The run directory gets config.toml (as run), metrics.jsonl (a line an update), checkpoints/, best/ and
 final/ (model folders). Ctrl-C finishes the update, saves it and leaves; --resume goes on from there, also
 after a crash. Paths in the config are relative to the working directory. --dtype bf16 computes in bf16
-over float32 masters, and writes final/ in bf16.")]
+over float32 masters, and writes final/ in bf16.
+
+Several processes train together with --nproc N on this machine, or under torchrun or srun; the updates are
+those of one process. The first writes the run directory, which all must see.")]
 pub struct Distill {
     /// The config
     #[arg(value_name = "CONFIG.toml")]
@@ -112,6 +115,9 @@ pub struct Distill {
     /// Check everything and say what it would take; write nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Train in so many processes on this machine; under torchrun or srun leave it out
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub nproc: Option<u16>,
 }
 
 /// `retort gap`.

@@ -57,6 +57,7 @@ impl Toy {
             vocabulary: 3,
             context: 16,
             adapted: None,
+            world: Default::default(),
             files: ModelFiles::read(&folder.join("config.json"), &folder).unwrap(),
         };
         Toy { dir, material }

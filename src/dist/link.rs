@@ -1,0 +1,207 @@
+//! A rank's ties to the others: the store, the group, and the rule that no exchange is waited for without end.
+
+use std::mem::ManuallyDrop;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tch::Tensor;
+
+use super::launch::Launch;
+use super::watch::{Fault, Lookout, Pulse, gone};
+use crate::error::{Cause, Error, Result};
+use crate::native::group::{Exchanged, Group, Store};
+use crate::signal;
+
+/// To come at first, ranks have so many times the time-out: machines do not start at once.
+const TO_COME: u32 = 5;
+
+/// How long the rank that keeps the store waits for the others to leave.
+const TO_LEAVE: Duration = Duration::from_secs(5);
+
+/// The ties.
+#[derive(Debug)]
+pub struct Link {
+    rank: usize,
+    size: usize,
+    serves: bool,
+    kept: bool,
+    timeout: Duration,
+    pause: Duration,
+    store: Store,
+    group: ManuallyDrop<Group>,
+    pulse: Option<Pulse>,
+    exchanges: Arc<AtomicU64>,
+    /// Microseconds.
+    spent: AtomicU64,
+    broken: AtomicBool,
+}
+
+impl Link {
+    /// Meets the others.
+    pub fn join(launch: &Launch, timeout: Duration) -> Result<Link> {
+        let (rank, size, most) = (launch.rank, launch.size, timeout * TO_COME);
+        let pause = (timeout / 20).clamp(Duration::from_millis(20), Duration::from_secs(1));
+        let store = Store::open(&launch.host, launch.port, launch.serves, &launch.prefix, most)
+            .map_err(|e| nobody(launch, most, &e))?;
+        meet(&store, rank, size, most)?;
+        let exchanges = Arc::new(AtomicU64::new(0));
+        let pulse = Pulse::begin(store.again()?, rank, pause, exchanges.clone())?;
+        let group = Group::join(&store, rank, size, most)?;
+        Ok(Link {
+            rank,
+            size,
+            serves: launch.serves,
+            kept: launch.kept,
+            timeout,
+            pause,
+            store,
+            group: ManuallyDrop::new(group),
+            pulse: Some(pulse),
+            exchanges,
+            spent: AtomicU64::new(0),
+            broken: AtomicBool::new(false),
+        })
+    }
+
+    /// Time spent in exchanges.
+    pub fn spent(&self) -> Duration {
+        Duration::from_micros(self.spent.load(Ordering::Relaxed))
+    }
+
+    /// One exchange, from its beginning to its end.
+    pub fn exchange(
+        &self,
+        what: Exchanged,
+        input: Option<&Tensor>,
+        out: Option<&Tensor>,
+        root: usize,
+    ) -> Result<()> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(Error::bug("an exchange after one that broke"));
+        }
+        let begun = Instant::now();
+        let done = self.to_its_end(what, input, out, root);
+        if done.is_err() {
+            self.broken.store(true, Ordering::Relaxed);
+        }
+        self.spent.fetch_add(begun.elapsed().as_micros() as u64, Ordering::Relaxed);
+        done
+    }
+
+    fn to_its_end(
+        &self,
+        what: Exchanged,
+        input: Option<&Tensor>,
+        out: Option<&Tensor>,
+        root: usize,
+    ) -> Result<()> {
+        signal::pass();
+        let number = 1 + self.exchanges.fetch_add(1, Ordering::Relaxed);
+        let exchange = match self.group.begin(what, input, out, root) {
+            Ok(exchange) => exchange,
+            Err(e) => return Err(self.blame(e)),
+        };
+        let mut lookout = Lookout::new();
+        loop {
+            match exchange.wait(self.pause) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(e) => return Err(self.blame(e)),
+            }
+            let fault = match Fault::look(&self.store) {
+                Ok(Some(fault)) => Some(fault),
+                Ok(None) => lookout
+                    .look(&self.store, self.size, (self.rank, number), self.timeout)
+                    .map_err(|e| self.without_store(&e))?,
+                Err(e) => return Err(self.without_store(&e)),
+            };
+            if let Some(fault) = fault {
+                // It may still end, far behind us: what it writes to must stay.
+                std::mem::forget(exchange);
+                return Err(fault.leave(&self.store).error());
+            }
+        }
+    }
+
+    /// Finds out which rank an exchange broke for.
+    fn blame(&self, broke: Error) -> Error {
+        match gone(&self.store, self.size, self.rank, self.pause) {
+            Ok(Some(fault)) => fault.leave(&self.store).error(),
+            Ok(None) => broke,
+            Err(e) => self.without_store(&e),
+        }
+    }
+
+    fn without_store(&self, e: &Error) -> Error {
+        tracing::debug!("the store does not answer: {e}");
+        let who = if self.kept { "the launcher is gone: it" } else { "rank 0 is gone: it" };
+        let e = Error::new(Cause::Io, format!("{who} kept the store at which the processes meet"));
+        e.advice("start all of them again with --resume: the run goes on from its last checkpoint")
+    }
+
+    /// Leaves for the others how this rank ends.
+    pub fn ends(&self, how: &Error) {
+        if !self.broken.swap(true, Ordering::Relaxed) {
+            Fault::of(self.rank, how).leave(&self.store);
+        }
+    }
+
+    /// Says that this rank needs the store no longer; who keeps it waits for the others.
+    fn depart(&self) {
+        let left = |rank: usize| format!("left/{rank}");
+        if self.store.set(&left(self.rank), b"1").is_err() || !self.serves {
+            return;
+        }
+        let dead = Fault::look(&self.store).ok().flatten().map(|fault| fault.rank);
+        let begun = Instant::now();
+        for rank in (0..self.size).filter(|rank| Some(*rank) != dead) {
+            while begun.elapsed() < TO_LEAVE
+                && self.store.find(&left(rank)).is_ok_and(|found| found.is_none())
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if !self.broken.load(Ordering::Relaxed) {
+            // SAFETY: nobody uses it behind this. A group that broke is not left: it would wait for what never comes.
+            unsafe { ManuallyDrop::drop(&mut self.group) }
+        }
+        self.pulse = None;
+        self.depart();
+    }
+}
+
+/// Waits until all ranks have come to the store.
+fn meet(store: &Store, rank: usize, size: usize, most: Duration) -> Result<()> {
+    let key = |rank: usize| format!("here/{rank}");
+    store.set(&key(rank), b"1")?;
+    let begun = Instant::now();
+    for other in 0..size {
+        while store.find(&key(other))?.is_none() {
+            signal::check()?;
+            if let Some(fault) = Fault::look(store)? {
+                return Err(fault.error());
+            }
+            if begun.elapsed() > most {
+                let e = Error::new(Cause::Io, format!("rank {other} has not come"));
+                return Err(e.expected(format!("all {size} within {} s", most.as_secs_f64())));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    Ok(())
+}
+
+/// There is no store where it should be.
+fn nobody(launch: &Launch, most: Duration, e: &Error) -> Error {
+    tracing::debug!("{e}");
+    let place = format!("{}:{}", launch.host, launch.port);
+    let what = if launch.serves { "cannot open a port for the other processes" } else { "nobody answers" };
+    let e = Error::new(Cause::Io, what).field(place);
+    e.expected(format!("the processes of the run to meet there within {} s", most.as_secs_f64()))
+}

@@ -1,0 +1,17 @@
+// A stand-in for gloo's header, which the wheel of torch lacks: as much of the store's interface as c10d's header
+// overrides. Nothing of it is made or called by the shim, so its order need not be gloo's.
+#pragma once
+#include <chrono>
+#include <string>
+#include <vector>
+
+namespace gloo::rendezvous {
+class Store {
+ public:
+  virtual ~Store() = default;
+  virtual void set(const std::string &key, const std::vector<char> &data) = 0;
+  virtual std::vector<char> get(const std::string &key) = 0;
+  virtual void wait(const std::vector<std::string> &keys) = 0;
+  virtual void wait(const std::vector<std::string> &keys, const std::chrono::milliseconds &timeout) = 0;
+};
+}  // namespace gloo::rendezvous
