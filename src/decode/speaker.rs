@@ -11,14 +11,14 @@ use crate::text::{Template, TemplateChoice, Tokenizer, eos_ids, turn_end};
 /// A model that is read, with what makes tokens for it.
 ///
 /// ```no_run
-/// use retort::decode::{Request, Sampling, Speaker, replies};
+/// use retort::decode::{Sampling, Speaker, replies};
 /// use retort::model::LoadOptions;
 ///
 /// let speaker = Speaker::open("models/tiny".as_ref(), LoadOptions::default())?;
 /// let prompts = speaker.prompts(["Name a river."])?;
-/// let requests = [Request { prompt: &prompts[0], row: 0, sample: 0 }];
 /// let settings = speaker.sampling(Sampling::default());
-/// println!("{}", speaker.response(&replies(&speaker.model, &requests, &settings, 32)?[0])?);
+/// let replies = replies(&speaker.model, &[prompts[0].as_slice()], &settings, 32)?;
+/// println!("{}", speaker.response(&replies[0])?);
 /// # Ok::<(), retort::error::Error>(())
 /// ```
 #[derive(Debug)]
