@@ -38,21 +38,22 @@ fn main() {
     let mut stages = Vec::new();
     // Rows, the tokens of a prompt, and those of a reply.
     let (rows, prompt, new) = if args.quick { (2, 4, 6) } else { (8, 64, 64) };
-    let float = Float::ALL[0];
-    let folders = [student.of(float), teacher.of(float)];
-    for folder in &folders {
-        words::prepare(folder, args.quick, (rows, prompt, prompt));
-    }
-    for (policy, settings) in POLICIES {
-        for threads in args.threads.clone() {
-            let name = format!("{policy} {} {rows}x({prompt}+{new}), {threads} threads", float.name());
-            if args.wants(&name) {
-                tch::set_num_threads(threads as i32);
-                let run = Run { folders: &folders, policy, settings, new, rows, threads };
-                let mut turns = Turns::new(name, &run, &mut peer);
-                run.updates(WARM + args.rounds, &mut turns);
-                stages.push(turns.stages());
-                table.add(Row { name: turns.name, ours: turns.ours, theirs: turns.theirs });
+    for float in Float::ALL {
+        let folders = [student.of(float), teacher.of(float)];
+        for folder in &folders {
+            words::prepare(folder, args.quick, (rows, prompt, prompt));
+        }
+        for (policy, settings) in POLICIES {
+            for threads in args.threads.clone() {
+                let name = format!("{policy} {} {rows}x({prompt}+{new}), {threads} threads", float.name());
+                if args.wants(&name) {
+                    tch::set_num_threads(threads as i32);
+                    let run = Run { folders: &folders, float, policy, settings, new, rows, threads };
+                    let mut turns = Turns::new(name, &run, &mut peer);
+                    run.updates(WARM + args.rounds, &mut turns);
+                    stages.push(turns.stages());
+                    table.add(Row { name: turns.name, ours: turns.ours, theirs: turns.theirs });
+                }
             }
         }
     }
@@ -63,6 +64,7 @@ fn main() {
 
 struct Run<'a> {
     folders: &'a [PathBuf; 2],
+    float: Float,
     policy: &'a str,
     settings: &'a str,
     new: usize,
@@ -73,8 +75,8 @@ struct Run<'a> {
 impl Run<'_> {
     fn updates(&self, steps: usize, turns: &mut Turns<'_>) {
         let dir = tempfile::tempdir().unwrap();
-        let options =
-            Options { device: Device::Cpu, kind: tch::Kind::Float, write: Dtype::F32, resume: false };
+        let kind = self.float.kind();
+        let options = Options { device: Device::Cpu, kind, write: Dtype::F32, resume: false };
         train::run(self.config(steps, dir.path()), &dir.path().join("run"), &options, turns).unwrap();
     }
 
@@ -112,7 +114,7 @@ impl<'a> Turns<'a> {
     fn new(name: String, run: &Run<'_>, peer: &'a mut Option<Peer>) -> Self {
         let out = tempfile::tempdir().unwrap();
         let ask = json!({
-            "do": "update", "student": run.folders[0], "teacher": run.folders[1], "dtype": "float32",
+            "do": "update", "student": run.folders[0], "teacher": run.folders[1], "dtype": run.float.torch_name(),
             "rows": run.folders[0].join("rows.jsonl"), "new": run.new, "threads": run.threads, "out": out.path(),
         });
         Turns { name, seen: 0, ours: vec![], theirs: vec![], stages: Default::default(), peer, ask, out }

@@ -1,7 +1,8 @@
 """What benches/onpolicy.rs measures, done by TRL's DistillationTrainer: one JSON object a line in, one out.
 
 Its own loop runs in a thread and waits before each update until it is asked for one. Reverse KL (beta = 1) on the
-student's own completions; no checkpoints, no reports, no recomputed blocks.
+student's own completions; no checkpoints, no reports, no recomputed blocks. In bfloat16 as its Trainer does that: the
+student's weights in float32 and autocast, the teacher's in bfloat16.
 """
 
 import json
@@ -42,7 +43,7 @@ class Gate(TrainerCallback):
 
 
 def prepare(ask):
-    student, teacher = load(ask["student"], ask["dtype"])[0], load(ask["teacher"], ask["dtype"])[0]
+    student, teacher = load(ask["student"], "float32")[0], load(ask["teacher"], ask["dtype"])[0]
     # No other word begins with t0: a special token would be cut out of it.
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=ask["teacher"] + "/tokenizer.json", eos_token="t0", pad_token="t0", padding_side="left"
@@ -52,11 +53,11 @@ def prepare(ask):
     assert all(len(tokenizer(p)["input_ids"]) == row["prompt_len"] for p, row in zip(prompts, rows))
     gate = Gate()
     config = DistillationConfig(
-        output_dir=ask["out"], use_cpu=True, bf16=False, per_device_train_batch_size=len(rows), max_steps=1000,
-        gradient_accumulation_steps=1, gradient_checkpointing=False, learning_rate=1e-5, beta=1.0, temperature=1.0,
+        output_dir=ask["out"], use_cpu=True, bf16=ask["dtype"] == "bfloat16", max_steps=1000, beta=1.0, temperature=1.0,
+        per_device_train_batch_size=len(rows), gradient_accumulation_steps=1, gradient_checkpointing=False,
+        learning_rate=1e-5, lr_scheduler_type="constant", adam_beta2=0.95, weight_decay=0.0, max_grad_norm=1.0,
         top_k=0, top_p=1.0, max_completion_length=ask["new"], logging_steps=1, save_strategy="no", report_to="none",
-        lr_scheduler_type="constant", adam_beta2=0.95, weight_decay=0.0, max_grad_norm=1.0, disable_tqdm=True,
-        optim="adamw_torch_fused", dataloader_num_workers=0,
+        disable_tqdm=True, optim="adamw_torch_fused", dataloader_num_workers=0,
     )
     trainer = DistillationTrainer(
         model=student, teacher_model=teacher, args=config, processing_class=tokenizer, callbacks=[gate],

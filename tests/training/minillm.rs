@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::learning::{chain, student};
-use crate::support::command;
-use crate::{Case, losses};
+use crate::support::{command, finish};
+use crate::{Case, LIMIT, losses};
 
 /// A teacher that has seen many rows of a chain of words, rows to learn from, rows that are held out.
 pub struct School {
@@ -180,6 +180,68 @@ fn the_variance_of_the_gradient_is_measured() {
         // The paper's claim, that holds by a wide margin here: each trick takes noise away.
         assert!(of("no_length_norm", "noise") > 2.0 * of("full", "noise"), "{line}");
         assert!(of("no_single_step", "noise") > of("full", "noise"), "{line}");
+    }
+}
+
+/// Killed at moments that are spread over collections and their inner epochs, and at steps of what is written while
+/// replies wait in the store: what goes on from there ends with the same bits.
+#[test]
+fn killed_in_the_middle_of_collections() {
+    let school = School::new(20);
+    let case = Case::new("minillm", &school.prompts(40));
+    let student = student(&case, "student", 32, 1);
+    // Two collections of eight rows and two updates a pass over them, three passes; each update is saved.
+    let more = [
+        "train.steps=12",
+        "train.batch=4",
+        "minillm.rollouts=8",
+        "minillm.inner_epochs=3",
+        "train.save_every=1",
+        "train.keep=2",
+    ];
+    let settings = [&[student.as_str(), school.teacher.as_str()], &SMALL[..], &more].concat();
+    let time = case.good("whole", &settings, &[]).time;
+    let steps_of_store = [57, 101, 164, 211];
+    let moments = (1..=6).map(|n| time.mul_f64(f64::from(n) / 7.0));
+    let killed = moments.map(Kill::At).chain(steps_of_store.map(Kill::Writing));
+    let mut between = 0;
+    for (n, kill) in killed.enumerate() {
+        let out = format!("killed-{n}");
+        kill.send(&case, &out, &settings);
+        let done = case.path(&out).join("metrics.jsonl").exists().then(|| case.metrics(&out).len());
+        between += usize::from(done.is_some_and(|updates| updates % 6 != 0));
+        case.good(&out, &settings, &["--resume"]);
+        assert_eq!(case.metrics("whole"), case.metrics(&out), "{kill:?}");
+        let weights = |out: &str| case.bytes(out, "final/model.safetensors");
+        assert!(weights("whole") == weights(&out), "{kill:?}");
+    }
+    assert!(between > 3, "{between} kills between updates of one collection");
+}
+
+/// How a run is killed.
+#[derive(Debug, Clone, Copy)]
+enum Kill {
+    /// After so long.
+    At(Duration),
+    /// At this step of what `store` does.
+    Writing(u32),
+}
+
+impl Kill {
+    fn send(self, case: &Case, out: &str, settings: &[&str]) {
+        let mut child = command(&case.arguments(out, settings, &[]));
+        match self {
+            Kill::At(moment) => {
+                let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+                std::thread::sleep(moment);
+                child.kill().unwrap();
+                child.wait().unwrap();
+            }
+            Kill::Writing(step) => {
+                child.env("RETORT_FAULT", step.to_string());
+                assert_eq!(finish(child, LIMIT).code, 137, "step {step}");
+            }
+        }
     }
 }
 
