@@ -3,9 +3,9 @@
     python check_pruned.py target/release/retort
 
 The models are those of fixtures/parity with a row for each token of the tokenizer of score/llama. Each is cut in several
-ways: layers by each rule and by a list, the hidden state, whole groups of heads, neurons, tokens, all of it together, and
-nothing; in the old spelling of config.json in the last two. No tensor may be missing, left over or of another shape, and
-the tokenizers must agree on the ids of a text.
+ways: layers, the hidden state, whole groups of heads, neurons, tokens, and all of it together; in the old spelling of
+config.json in the last. No tensor may be missing, left over or of another shape, and the tokenizers must agree on the ids
+of texts.
 """
 
 import json
@@ -25,6 +25,7 @@ TOKENIZER = build.FIXTURES / "score" / "llama"
 FILES = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
 TOKENS = 320
 MOST = 1e-4
+TEXTS = ["the vessel is of glass, and 12 stone.", "Zürich? {qqq} salt_oil\n\n  fire", "neck the a of is THE WATER 3.1"]
 WORDS = "vessel neck glass fire salt water oil stone the of and a is 12".split()
 
 
@@ -44,7 +45,7 @@ def main(retort: str) -> None:
                 found = []
                 ways = cuts(AutoConfig.from_pretrained(teacher))
                 # The spellings differ in config.json alone, which every way to cut writes alike.
-                for what, flags in ways if spelling == "config.json" else ways[-2:]:
+                for what, flags in ways if spelling == "config.json" else ways[-1:]:
                     out = place / "student"
                     found.append(check(retort, teacher, text, out, flags, f"{case} {spelling}: {what}"))
                     shutil.rmtree(out)
@@ -84,21 +85,19 @@ def cuts(config) -> list[tuple[str, list]]:
     hidden = fewer * (width // heads) if tied else (width - 1) // fewer * fewer
     alone = [] if tied else [("hidden", ["--hidden", (width - 1) // heads * heads])]
     narrow = ["--heads", fewer] + ([] if tied else ["--hidden", hidden])
-    inverse = getattr(config, "scale_attn_by_inverse_layer_idx", False)
     last = layers - 1
-    some = [("a list", ["--layers", "0," if inverse else f"{last},"])]
-    if not inverse:
-        some += [(rule, ["--layers", last, "--layers-by", rule]) for rule in ("damage", "similarity", "ends")]
-    some += alone + [
+    fewer_layers = ["--layers", last, "--layers-by", "ends"]
+    if getattr(config, "scale_attn_by_inverse_layer_idx", False):
+        # Each layer is tied to its number, so that the last alone can go.
+        fewer_layers = ["--layers", ",".join(map(str, range(last)))] if last > 1 else ["--layers", layers]
+    return [
+        ("layers", fewer_layers),
+        *alone,
         ("heads", narrow if tied or config.model_type == "llama" else ["--heads", fewer]),
         ("ffn", ["--ffn", ffn * 2 // 3]),
-        ("activation", [*narrow, "--ffn", ffn // 2, "--importance", "activation"]),
-        ("random", [*narrow, "--ffn", ffn // 2, "--importance", "random"]),
         ("vocab", ["--vocab", 290]),
-        ("all", [*narrow, "--ffn", ffn // 2, "--layers", "0,", "--vocab", 300]),
-        ("full", ["--layers", layers]),
+        ("all", [*narrow, "--ffn", ffn // 2, *fewer_layers, "--vocab", 300, "--importance", "activation"]),
     ]
-    return some
 
 
 def check(retort: str, teacher: Path, text: Path, out: Path, flags: list, what: str) -> float:
@@ -114,17 +113,13 @@ def check(retort: str, teacher: Path, text: Path, out: Path, flags: list, what: 
     assert numbers == done["params"][1], (what, numbers, done["params"])
     tokenizer = AutoTokenizer.from_pretrained(out)
     rows = out / "rows.jsonl"
-    draw = np.random.RandomState(3)
-    ids = [draw.randint(0, len(tokenizer), 40).tolist() for _ in range(4)]
-    words = [{"text": "the vessel is of glass, and 12 stone."}]
-    rows.write_text("".join(json.dumps(row) + "\n" for row in [{"ids": row} for row in ids]))
+    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     command = [retort, "score", "--model", out, "--input", rows, "--json", "--dtype", "f32", "--quiet"]
     answers = [json.loads(line) for line in run(command, what).splitlines()]
-    rows.write_text(json.dumps(words[0]) + "\n")
-    spoken = json.loads(run(command, what).splitlines()[0])
-    said = tokenizer(words[0]["text"])["input_ids"]
-    assert spoken["ids"][: len(said)] == said, (what, spoken["ids"], said)
-    return max(apart(model, answer) for answer in [*answers, spoken])
+    for text, answer in zip(TEXTS, answers, strict=True):
+        said = tokenizer(text)["input_ids"]
+        assert answer["ids"][: len(said)] == said, (what, answer["ids"], said)
+    return max(apart(model, answer) for answer in answers)
 
 
 def run(command: list, what: str) -> str:

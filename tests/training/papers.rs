@@ -61,7 +61,8 @@ fn teacher_of(recipe: &str) -> &'static str {
 /// Writes a shape's folder: its config.json, and a small tokenizer of its family.
 fn bare_folder(case: &Case, name: &str, config: &Value) -> PathBuf {
     let family = config["model_type"].as_str().unwrap();
-    let tokenizer = fixture(if family == "llama" { "score/llama2" } else { &format!("score/{family}") });
+    let kin = if family == "llama" { "llama2" } else { family };
+    let tokenizer = fixture(&format!("score/{kin}"));
     let folder = case.path(name);
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
@@ -122,10 +123,11 @@ fn every_recipe_is_planned_without_weights() {
         assert_eq!(plan["params"].as_u64(), size(&student), "{what}");
         assert_eq!(plan["teacher_params"].as_u64(), size(&teacher), "{what}");
         assert!(plan["steps"].as_u64() > Some(0) && plan["rows"]["tokens"].as_u64() > Some(0), "{what}");
-        // Weights, gradients, their sum and two moments in float32, and the teacher's weights.
+        // Weights, gradients, their sum and two moments in float32, and the teacher's weights; what is left of the
+        // machine decides how much comes to it.
         let least = 20 * size(&student).unwrap() + 4 * size(&teacher).unwrap_or(0);
         let memory = plan["memory"].as_u64().unwrap();
-        assert!((least..3 * least).contains(&memory), "{what}: {memory}, at least {least}");
+        assert!(memory > least, "{what}: {memory}, at least {least}");
         let said = plan["missing"].to_string();
         assert!(said.contains("the student's weights"), "{what}: {said}");
         assert_eq!(said.contains("the teacher's weights"), !teacher.is_empty(), "{what}: {said}");
