@@ -32,6 +32,8 @@ pub struct Done {
     pub bits_per_byte: Option<[f64; 2]>,
     /// Tokens of the held-out text that perplexity is a mean over, before and after.
     pub tokens: [usize; 2],
+    /// Whether that text is another than the one importance was measured on.
+    pub held_out: bool,
 }
 
 impl Done {
@@ -86,10 +88,12 @@ impl Done {
         }
         let layers: Vec<String> = self.layers.iter().map(usize::to_string).collect();
         card += &format!("- Layers that stayed, by the teacher's numbers: {}\n", layers.join(", "));
-        card += &format!(
-            "- Perplexity is a token's, over {} tokens of the text that importance was not measured on\n",
-            self.tokens[0]
-        );
+        let part = if self.held_out {
+            "of the text that importance was not measured on"
+        } else {
+            "that importance was measured on too: the text is too short for two parts"
+        };
+        card += &format!("- Perplexity is a token's, over {} tokens {part}\n", self.tokens[0]);
         if self.tokens[0] != self.tokens[1] {
             card += &format!(
                 "- The same text has {} tokens in the cut vocabulary: compare bits a byte\n",

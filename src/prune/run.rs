@@ -90,7 +90,8 @@ pub fn prune(job: &Job, watch: &mut Watch<'_>) -> Result<Done> {
     let measured = Measured::of(job, &wanted, &sample, watch)?;
     let kept = measured.kept(&wanted, tokens);
     let (params, after) = cut(job, &kept, files, (&tokenizer, &sample), watch)?;
-    let before = Cost::of_rows(&measured.costs, &sample.held);
+    // The same text: of rows that a cut vocabulary makes too long, as much as the student is asked too.
+    let before = Cost::of(&measured.costs, &after.lengths);
     let vocabulary = kept.tokens.len() as i64;
     let by_number = matches!(job.wish.layers, Some(Layers::Count(_)));
     let done = Done {
@@ -106,6 +107,7 @@ pub fn prune(job: &Job, watch: &mut Watch<'_>) -> Result<Done> {
         perplexity: [before.perplexity(), after.cost.perplexity()],
         bits_per_byte: after.bytes.map(|bytes| [before.bits(bytes), after.cost.bits(bytes)]),
         tokens: [before.tokens, after.cost.tokens],
+        held_out: sample.held != sample.sequences,
     };
     after.staged.folder().write_bytes("README.md", done.card().as_bytes())?;
     after.staged.commit()?;
@@ -135,7 +137,7 @@ fn options(job: &Job, check_finite: bool) -> LoadOptions {
 
 /// What was measured of the teacher.
 struct Measured {
-    costs: Vec<f64>,
+    costs: Vec<Vec<f64>>,
     layers: Vec<usize>,
     layer_scores: Option<Vec<f64>>,
     scores: Option<Scores>,
@@ -211,6 +213,8 @@ fn scores(job: &Job, sample: &Sample, watch: &mut Watch<'_>) -> Result<Scores> {
 struct After {
     staged: Staged,
     cost: Cost,
+    /// How many of the teacher's tokens of each held-out row that text has.
+    lengths: Vec<usize>,
     /// Bytes of the text, where its tokens are others than before.
     bytes: Option<usize>,
 }
@@ -232,39 +236,63 @@ fn cut(
     write(staged.folder(), &student, files, job.dtype)?;
     drop(student);
     let model = load(job, staged.folder().root(), true)?;
-    let (held, bytes) = match job.wish.vocabulary {
-        None => (sample.held.clone(), None),
+    let again = match job.wish.vocabulary {
+        None => Again {
+            lengths: sample.held.iter().map(Example::targets).collect(),
+            rows: sample.held.clone(),
+            bytes: None,
+        },
         Some(_) => {
             let new = Tokenizer::load(staged.folder().root())?;
             let tokens: Vec<u32> = kept.tokens.iter().map(|&id| id as u32).collect();
             vocabulary::check(&new, old, &tokens)?;
-            let (held, bytes) = again(&sample.held, old, &new, model.shape().context as usize)?;
-            (held, Some(bytes))
+            Again::of(&sample.held, old, &new, model.shape().context as usize)?
         }
     };
-    let costs = costs(&model, &held, "perplexity of the student", watch)?;
-    Ok((params, After { staged, cost: Cost::of_rows(&costs, &held), bytes }))
+    let costs = costs(&model, &again.rows, "perplexity of the student", watch)?;
+    let all: Vec<usize> = costs.iter().map(Vec::len).collect();
+    let cost = Cost::of(&costs, &all);
+    Ok((params, After { staged, cost, lengths: again.lengths, bytes: again.bytes }))
 }
 
-/// The same text in another tokenizer's tokens, and the bytes of what counts of it. What is longer than the context is
-/// cut where that ends.
-fn again(
-    rows: &[Example],
-    old: &Tokenizer,
-    new: &Tokenizer,
-    context: usize,
-) -> Result<(Vec<Example>, usize)> {
-    let (mut held, mut bytes) = (Vec::new(), 0);
-    for row in rows {
-        let (given, learnt) = row.ids.split_at(row.from.min(row.ids.len()));
-        let mut ids = new.encode(&old.decode(given, false)?, false)?;
-        let (from, text) = (ids.len().max(1), old.decode(learnt, false)?);
-        bytes += text.len();
-        ids.extend(new.encode(&text, false)?);
-        ids.truncate(context);
-        held.push(Example { ids, from, ..Example::default() });
+/// Held-out text in the student's tokens.
+struct Again {
+    rows: Vec<Example>,
+    /// How many of the old tokens that count each row has.
+    lengths: Vec<usize>,
+    /// Bytes of what counts, where the tokens are others.
+    bytes: Option<usize>,
+}
+
+impl Again {
+    /// Of a row that has more tokens now than the context has room for, as much from its beginning as fits.
+    fn of(rows: &[Example], old: &Tokenizer, new: &Tokenizer, context: usize) -> Result<Self> {
+        let mut again = Again { rows: Vec::new(), lengths: Vec::new(), bytes: None };
+        let mut bytes = 0;
+        for row in rows {
+            let (given, learnt) = row.ids.split_at(row.from.min(row.ids.len()));
+            let given = new.encode(&old.decode(given, false)?, false)?;
+            let mut length = learnt.len();
+            let (text, more) = loop {
+                let text = old.decode(&learnt[..length], false)?;
+                let more = new.encode(&text, false)?;
+                if length == 0 || given.len() + more.len() <= context {
+                    break (text, more);
+                }
+                length -= 1;
+            };
+            if more.is_empty() || given.len() + more.len() > context {
+                again.lengths.push(0);
+                continue;
+            }
+            bytes += text.len();
+            again.lengths.push(length);
+            let from = given.len().max(1);
+            again.rows.push(Example { ids: [given, more].concat(), from, ..Example::default() });
+        }
+        again.bytes = Some(bytes);
+        Ok(again)
     }
-    Ok((held, bytes))
 }
 
 /// What text costs a model.
@@ -275,8 +303,10 @@ struct Cost {
 }
 
 impl Cost {
-    fn of_rows(costs: &[f64], rows: &[Example]) -> Self {
-        Cost { nats: costs.iter().sum(), tokens: rows.iter().map(Example::targets).sum() }
+    /// Of the first tokens of each row, as many as `lengths` say.
+    fn of(costs: &[Vec<f64>], lengths: &[usize]) -> Self {
+        let all = || costs.iter().zip(lengths).flat_map(|(row, &length)| row.iter().take(length));
+        Cost { nats: all().sum(), tokens: all().count() }
     }
 
     fn perplexity(self) -> f64 {
@@ -288,8 +318,13 @@ impl Cost {
     }
 }
 
-/// Minus log p of what counts of each row, summed.
-fn costs(model: &CausalLm, rows: &[Example], what: &'static str, watch: &mut Watch<'_>) -> Result<Vec<f64>> {
+/// Minus log p of each token that counts, row by row.
+fn costs(
+    model: &CausalLm,
+    rows: &[Example],
+    what: &'static str,
+    watch: &mut Watch<'_>,
+) -> Result<Vec<Vec<f64>>> {
     let ids: Vec<&[u32]> = rows.iter().map(|row| row.ids.as_slice()).collect();
     let mut done = counted(what, rows.len(), watch);
     let scores = log_probabilities(model, &ids, &mut |n| {
@@ -299,7 +334,7 @@ fn costs(model: &CausalLm, rows: &[Example], what: &'static str, watch: &mut Wat
     let cost = |(row, scores): (&Example, &Vec<f32>)| {
         let own = scores.get(row.from.max(1) - 1..).unwrap_or_default();
         check_finite(own, row.from)?;
-        Ok(-own.iter().map(|x| f64::from(*x)).sum::<f64>())
+        Ok(own.iter().map(|x| -f64::from(*x)).collect())
     };
     rows.iter().zip(&scores).map(cost).collect()
 }

@@ -229,7 +229,7 @@ impl Numbers {
         }
         for key in LOST {
             if map.remove(key).is_some_and(|value| !value.is_null()) {
-                tracing::warn!("generation_config.json: {key} names tokens by old ids and was left out");
+                tracing::warn!("{key} names tokens by old ids and was left out of the small files");
             }
         }
     }

@@ -22,6 +22,9 @@ use crate::error::{Error, Result};
 use crate::model::config::Shape;
 use crate::optim::regime::Recipe;
 
+/// The widest product that a processor's speed is measured with.
+const WIDEST_CPU: i64 = 2048;
+
 /// What a run would be.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -143,7 +146,11 @@ pub fn plan_of(
     let cutting = sizes.cutting(train, options.device, plan.total_memory);
     let tokens = sizes.at_once(cutting.cut, batch.div_ceil(processes));
     let memory = sizes.peak(tokens, cutting.recompute);
-    fits(memory, plan.total_memory)?;
+    match fits(memory, plan.total_memory) {
+        // Without weights nothing can begin here, and this need not be the machine where it will.
+        Err(_) if parts.bare => plan.missing.push("memory: it takes more than this machine has".into()),
+        fitting => fitting?,
+    }
     plan.steps = Some(steps);
     plan.at_once = Some((tokens, cutting.recompute));
     plan.memory = Some(memory);
@@ -290,6 +297,9 @@ fn products(shape: &Shape, parameters: u64) -> f64 {
 /// predicted and what it took; nothing holds the one to the other.
 pub fn speed((d, f): (i64, i64), options: &Options) -> Result<f64> {
     let rows = 256;
+    // A processor multiplies wider matrices no faster, and those of a large model take seconds to fill.
+    let widest = if options.device == Device::Cpu { WIDEST_CPU } else { i64::MAX };
+    let (d, f) = (d.min(widest), f.min(widest));
     let of = |a: i64, b: i64| Tensor::f_full([a, b], 0.01, (options.kind, options.device));
     let (x, w) = (of(rows, d)?, of(f, d)?);
     let product = || -> Result<()> {

@@ -17,7 +17,7 @@ use crate::data::Limits;
 use crate::dist::World;
 use crate::error::{Error, Result};
 use crate::model::config::Shape;
-use crate::model::{CausalLm, LoadOptions, read_config, read_design};
+use crate::model::{CausalLm, Design, LoadOptions, read_config, read_design};
 use crate::text::{Tokenizer, eos_ids, turn_end};
 use crate::weights::{Dtype, Residence, WeightFiles, locate};
 
@@ -243,6 +243,8 @@ pub struct Parts {
     pub context: usize,
     /// What is not there yet.
     pub missing: Vec<String>,
+    /// Whether a folder has no weights yet: a plan for another day, or another machine.
+    pub bare: bool,
 }
 
 /// A model that was looked at.
@@ -252,10 +254,12 @@ pub struct Counted {
     pub shape: Shape,
     /// Its parameters.
     pub parameters: u64,
+    /// Whether its folder has no weights, and what is known of it is its config.json.
+    bare: bool,
 }
 
 impl Parts {
-    /// Checks everything: folders, every weight, tokenizers, vocabularies.
+    /// Checks everything: folders, every weight that is there, tokenizers, vocabularies.
     pub fn check(config: &RunConfig) -> Result<Self> {
         let folder = config.settings.teacher.as_deref().map(locate::model_folder);
         let folder = folder.transpose().map_err(|e| config.blame("teacher.model", e))?;
@@ -273,12 +277,15 @@ impl Parts {
                     missing.push(format!("a tokenizer beside {}, or a teacher's", file.display()));
                 }
                 let design = read_config(file)?;
-                let parameters = design.specs().iter().map(|s| s.numel() as u64).sum();
-                (Counted { shape: design.shape().clone(), parameters }, place)
+                let parameters = parameters(design.as_ref());
+                (Counted { shape: design.shape().clone(), parameters, bare: false }, place)
             }
         };
         let tokenizer = place.as_deref().map(Tokenizer::load).transpose()?;
         let teacher = folder.as_deref().map(counted).transpose()?;
+        let bare = |model: &Counted, whose: &str| model.bare.then(|| format!("the {whose}'s weights"));
+        let weights = [bare(&student, "student"), teacher.as_ref().and_then(|t| bare(t, "teacher"))];
+        missing.extend(weights.into_iter().flatten());
         if let (Some(own), Some(folder)) = (&tokenizer, &folder)
             && let Some(warning) = own.agree(&Tokenizer::load(folder)?)?
         {
@@ -292,8 +299,9 @@ impl Parts {
         let rows = shapes().map(|s| s.vocabulary as usize).min().unwrap_or(0);
         let context = shapes().map(|s| s.context as usize).min().unwrap_or(0);
         let vocabulary = tokenizer.as_ref().map_or(rows, |t| t.vocab_size().min(rows));
-        let Counted { shape, parameters } = student;
-        Ok(Parts { shape, parameters, adapters, teacher, tokenizer, eos, vocabulary, context, missing })
+        let bare = student.bare || teacher.as_ref().is_some_and(|t| t.bare);
+        let Counted { shape, parameters, .. } = student;
+        Ok(Parts { shape, parameters, adapters, teacher, tokenizer, eos, vocabulary, context, missing, bare })
     }
 
     /// What goes behind a response.
@@ -307,13 +315,22 @@ impl Parts {
     }
 }
 
-/// Looks at every weight of a folder.
+/// Looks at every weight of a folder, or at its config.json alone where it has none yet.
 fn counted(folder: &Path) -> Result<Counted> {
     let design = read_design(folder)?;
+    let shape = design.shape().clone();
+    if WeightFiles::are_missing(folder) {
+        return Ok(Counted { parameters: parameters(design.as_ref()), shape, bare: true });
+    }
     let files = WeightFiles::open(folder)?;
-    let plan = files.plan(&design.naming(), design.specs(), design.shape().tied)?;
+    let plan = files.plan(&design.naming(), design.specs(), shape.tied)?;
     plan.check_finite()?;
-    Ok(Counted { parameters: plan.parameters() as u64, shape: design.shape().clone() })
+    Ok(Counted { parameters: plan.parameters() as u64, shape, bare: false })
+}
+
+/// The numbers of a model that a config.json describes.
+fn parameters(design: &dyn Design) -> u64 {
+    design.specs().iter().map(|s| s.numel() as u64).sum()
 }
 
 /// Where a student's parts are.

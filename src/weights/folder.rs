@@ -62,6 +62,12 @@ impl WeightFiles {
         Ok(WeightFiles { folder: folder.to_path_buf(), files })
     }
 
+    /// Whether a folder holds weights in no form at all, not even one that is refused: with a config.json it is a
+    /// shape, that a run can be planned for.
+    pub fn are_missing(folder: &Path) -> bool {
+        !has_file(folder, &[".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".gguf"])
+    }
+
     /// The files.
     pub fn files(&self) -> &[MappedFile] {
         &self.files
@@ -202,13 +208,7 @@ fn no_weights(folder: &Path) -> Error {
     let e = Error::data("no weights in the model folder")
         .file(folder)
         .expected("model.safetensors, or shards with model.safetensors.index.json");
-    let ends_with = |end: &str| {
-        std::fs::read_dir(folder)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .any(|f| f.file_name().to_string_lossy().ends_with(end))
-    };
+    let ends_with = |end: &str| has_file(folder, &[end]);
     if ends_with(".bin") || ends_with(".pt") || ends_with(".pth") {
         return e.found("pickled weights").advice(
             "a pickle can run code when it is read: load it with transformers where you trust it, and save_pretrained() writes safetensors",
@@ -218,6 +218,12 @@ fn no_weights(folder: &Path) -> Error {
         return e.found("a GGUF file").advice("retort import FILE.gguf --out DIR makes a model folder of it");
     }
     e
+}
+
+/// Whether any file of a folder ends in one of these.
+fn has_file(folder: &Path, ends: &[&str]) -> bool {
+    let named = |name: &std::ffi::OsStr| ends.iter().any(|end| name.to_string_lossy().ends_with(end));
+    std::fs::read_dir(folder).into_iter().flatten().flatten().any(|file| named(&file.file_name()))
 }
 
 #[derive(Deserialize)]

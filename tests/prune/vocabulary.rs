@@ -78,3 +78,30 @@ fn ids_that_files_name_follow_and_rows_are_those_of_their_tokens() {
     let bits: Vec<f64> = serde_json::from_value(done["bits_per_byte"].clone()).unwrap();
     assert!(bits.iter().all(|b| b.is_finite() && *b > 0.0), "{bits:?}");
 }
+
+/// Text that has more tokens than the context in the smaller vocabulary is compared as far as it fits, before and after.
+#[test]
+fn bits_are_of_the_same_text_where_it_no_longer_fits() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("text.txt");
+    std::fs::write(&input, corpus(400)).unwrap();
+    let model = fixture("score/llama");
+    let bits = |sequence: &str, tokens: &str| -> (Vec<f64>, Vec<u64>) {
+        let out = dir.path().join(format!("{sequence}-{tokens}"));
+        let more = ["--vocab", tokens, "--sequence", sequence, "--held-out", "4", "--dtype", "f32"];
+        let done = good(model.to_str().unwrap(), &input, &out, &more);
+        let list = |name: &str| done[name].clone();
+        (
+            serde_json::from_value(list("bits_per_byte")).unwrap(),
+            serde_json::from_value(list("tokens")).unwrap(),
+        )
+    };
+    let (whole, tokens) = bits("256", "320");
+    assert_eq!(tokens, [4 * 255; 2], "nothing is cut");
+    assert!((whole[0] - whole[1]).abs() < 1e-6, "{whole:?}");
+    let (cut, tokens) = bits("256", "275");
+    assert!(tokens[0] < 4 * 255 && tokens[1] <= 4 * 255 && tokens[0] < tokens[1], "{tokens:?}");
+    let (short, _) = bits("128", "275");
+    let ratio = (cut[1] / cut[0]) / (short[1] / short[0]);
+    assert!((ratio - 1.0).abs() < 0.1, "{cut:?}, of rows that fit {short:?}");
+}

@@ -16,6 +16,7 @@ mod learning;
 mod lora;
 mod minillm;
 mod optimizer;
+mod papers;
 mod processes;
 mod regime;
 mod runs;

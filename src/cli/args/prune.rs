@@ -28,7 +28,7 @@ pub struct Prune {
     /// The folder to write, which must not be there yet
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Layers to keep: how many, or which (0,1,4), numbered from 0
+    /// Layers to keep: how many, or which (0,1,4; of one 4,), numbered from 0
     #[arg(long, value_name = "N|a,b,c", value_parser = layers)]
     pub layers: Option<Layers>,
     /// Channels of the hidden state to keep
@@ -118,10 +118,27 @@ impl Prune {
 
 /// A number of layers, or their numbers.
 fn layers(text: &str) -> Result<Layers> {
-    let bad = || Error::user("not layers").expected("how many (8), or which (0,1,4)");
+    let bad = || Error::user("not layers").expected("how many (8), or which (0,1,4; of one 4,)");
     if !text.contains(',') {
         return text.parse().map(Layers::Count).map_err(|_| bad());
     }
-    let list: std::result::Result<Vec<usize>, _> = text.split(',').map(|n| n.trim().parse()).collect();
+    // "5," is layer 5 alone, where "5" is five of them.
+    let numbers = text.strip_suffix(',').unwrap_or(text);
+    let list: std::result::Result<Vec<usize>, _> = numbers.split(',').map(|n| n.trim().parse()).collect();
     list.map(Layers::List).map_err(|_| bad())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comma_makes_a_list() {
+        assert_eq!(layers("8").unwrap(), Layers::Count(8));
+        assert_eq!(layers("0, 1,4").unwrap(), Layers::List(vec![0, 1, 4]));
+        assert_eq!(layers("4,").unwrap(), Layers::List(vec![4]));
+        for wrong in ["", ",", "a", "1,,2", "1,2,,", "-1"] {
+            assert!(layers(wrong).is_err(), "{wrong}");
+        }
+    }
 }
