@@ -13,7 +13,8 @@ use crate::native::cuda;
 const MOST_CPU: usize = 4096;
 const MOST_GPU: usize = 16384;
 
-/// Rows of the fused head's chunks, of which two are alive at a time.
+/// Rows of the fused head's chunks, of which two are alive at a time. A CPU's are half as many: room for what is
+/// counted nowhere.
 const HEAD_ROWS: u64 = 256;
 
 /// What a process with libtorch and a tokenizer holds before it has a model.

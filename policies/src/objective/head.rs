@@ -4,7 +4,8 @@
 //! Tokens go through in chunks. A chunk's logits are made, turned into the derivative of the loss where
 //! they lie (one softmax pair for every term, `term`), and multiplied back at once: onto the
 //! hidden states, and added into the gradient of the head. The softmax and all that follows it goes
-//! block by block of a few rows, which stay in the cache. Peak memory is two chunks x vocabulary and the
+//! block by block of a few rows, which stay in the cache, or on the CPU row by row by loops of our own
+//! (`fast`), where they know the terms. Peak memory is two chunks x vocabulary and the
 //! gradient of the head, however many tokens there are.
 //!
 //! The vocabulary itself is not cut into chunks: a softmax needs the whole row, so tiles of it would
@@ -16,6 +17,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::fast::Fast;
 use super::input::{Head, Input, Side, checked, may_bar};
 use super::pair::{Pair, Soft};
 use super::product;
@@ -82,10 +84,10 @@ impl Chunks {
         if device.is_cuda() {
             return Chunks { tokens: 1024, block: 256 };
         }
-        // Measured on one thread of an AVX2 machine (benches/results/head.md): products of 256 rows cost as
-        // little as any, of 32 a quarter more. A block of half a MiB a float32 buffer, of which a handful is
-        // alive, cost a tenth less in all than one of 2 MiB.
-        Chunks { tokens: 256, block: ((1 << 17) / vocabulary.max(1)).clamp(1, 256) }
+        // Measured on one thread of an AVX2 machine (benches/results/head.md): products of 128 rows cost as
+        // little as any, of 64 a tenth more. Blocks are for the operations: half a MiB a float32 buffer, of
+        // which a handful is alive, cost a tenth less in all than 2 MiB.
+        Chunks { tokens: 128, block: ((1 << 17) / vocabulary.max(1)).clamp(1, 256) }
     }
 }
 
@@ -144,25 +146,31 @@ fn run(
         slope: !matches!(want, Want::Values),
         look: (may_bar(input, &input.student)?, input.teacher.map_or(Ok(false), |t| may_bar(input, &t))?),
     };
-    let values_kn = Tensor::f_zeros([terms.len() as i64, count], (kind, device))?;
-    let grad = if run.slope { Some(input.student.tensor().f_zeros_like()?) } else { None };
-    let rows = chunks.tokens.clamp(1, count.max(1));
-    let buffer = |side: &Side| Tensor::f_empty([rows, input.vocabulary], (side.kind(), device));
-    let student_cv = buffer(&input.student)?;
-    let teacher_cv =
-        input.teacher.as_ref().filter(|t| matches!(t, Side::Hidden { .. })).map(buffer).transpose()?;
     if device == Device::Cpu {
         keep_freed_memory()?;
     }
+    let values_kn = Tensor::f_zeros([terms.len() as i64, count], (kind, device))?;
+    let grad = if run.slope { Some(input.student.tensor().f_zeros_like()?) } else { None };
+    let fast = Fast::of(input, terms, scale_n, run.look.0 || run.look.1, run.slope)?;
+    // The fast loops write where the logits lie, so given ones are copied.
+    let own = |side: &Side| matches!(side, Side::Hidden { .. }) || fast.is_some();
+    let rows = chunks.tokens.clamp(1, count.max(1));
+    let buffer = |side: &Side| Tensor::f_empty([rows, input.vocabulary], (side.kind(), device));
+    let student_cv = buffer(&input.student)?;
+    let teacher_cv = input.teacher.as_ref().filter(|t| own(t)).map(buffer).transpose()?;
     for from in (0..count).step_by(rows as usize) {
         let length = rows.min(count - from);
-        let z_cv = logits(&input.student, from, length, input.vocabulary, Some(&student_cv))?;
-        let teacher = match &input.teacher {
+        let mut slope_cv = student_cv.f_narrow(0, 0, length)?;
+        let into = |side: &Side| own(side).then_some(&student_cv);
+        let z_cv = logits(&input.student, from, length, input.vocabulary, into(&input.student))?;
+        let mut teacher = match &input.teacher {
             None | Some(Side::Draws(_)) => None,
             Some(side) => Some(logits(side, from, length, input.vocabulary, teacher_cv.as_ref())?),
         };
-        let slope_cv = student_cv.f_narrow(0, 0, length)?;
-        run.chunk(&z_cv, teacher.as_ref(), &slope_cv, from, &values_kn)?;
+        match &fast {
+            Some(fast) => fast.chunk(&mut slope_cv, teacher.as_mut(), from, &values_kn)?,
+            None => run.chunk(&z_cv, teacher.as_ref(), &slope_cv, from, &values_kn)?,
+        }
         if let Some(grad) = &grad {
             multiply_back(input, &slope_cv, from, &mut want, grad)?;
         }
@@ -170,9 +178,10 @@ fn run(
     totals(terms, values_kn, grad)
 }
 
-/// A block's buffers are freed and asked for again all the time. glibc gives the end of its heap back to the
-/// system at every turn, and the page faults took a twelfth of the whole pass; once a large mapping was
-/// freed, it keeps twice its size. Untouched, the mapping itself costs nothing; elsewhere it does nothing.
+/// The buffers of a block of operations are freed and asked for again all the time, those of a chunk with every
+/// call. glibc gives the end of its heap back to the system at every turn, and the page faults took a
+/// twelfth of the whole pass; once a large mapping was freed, it keeps twice its size. Untouched, the mapping
+/// itself costs nothing; elsewhere it does nothing.
 fn keep_freed_memory() -> Result<()> {
     drop(Tensor::f_empty([31 << 20], (Kind::Uint8, Device::Cpu))?);
     Ok(())
@@ -266,10 +275,7 @@ impl Run<'_> {
             let mut own_cv = z_cv.f_empty_like()?;
             own_cv.f_copy_(&z_cv)?;
             z_cv = own_cv;
-            let at_c = barred.at_n.f_narrow(0, at, raw_cv.size()[0])?;
-            for id in barred.ids {
-                let _barred = z_cv.f_select(1, *id)?.f_masked_fill_(&at_c, f64::NEG_INFINITY)?;
-            }
+            barred.bar(&z_cv, at)?;
         }
         Ok((z_cv, damp_cv))
     }
@@ -293,8 +299,12 @@ pub(crate) fn logits(
             }
             Ok(z_cv)
         }
-        _ => {
-            Ok(side.tensor().f_narrow(0, from, length)?.f_narrow(1, 0, vocabulary)?.f_to_kind(side.kind())?)
+        (_, buffer_cv) => {
+            let given_cv = side.tensor().f_narrow(0, from, length)?.f_narrow(1, 0, vocabulary)?;
+            let Some(buffer_cv) = buffer_cv else { return Ok(given_cv.f_to_kind(side.kind())?) };
+            let mut z_cv = buffer_cv.f_narrow(0, 0, length)?;
+            z_cv.f_copy_(&given_cv)?;
+            Ok(z_cv)
         }
     }
 }

@@ -66,6 +66,17 @@ pub struct Barred<'a> {
     pub at_n: &'a Tensor,
 }
 
+impl Barred<'_> {
+    /// Puts -inf where the ids may not be said, in logits of the tokens from `from` on.
+    pub(crate) fn bar(&self, z_cv: &Tensor, from: i64) -> Result<()> {
+        let at_c = self.at_n.f_narrow(0, from, z_cv.size()[0])?;
+        for id in self.ids {
+            let _barred = z_cv.f_select(1, *id)?.f_masked_fill_(&at_c, f64::NEG_INFINITY)?;
+        }
+        Ok(())
+    }
+}
+
 /// All that a loss is computed from.
 #[derive(Debug, Clone, Copy)]
 pub struct Input<'a> {

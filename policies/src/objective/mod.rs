@@ -10,6 +10,8 @@
 pub mod akl;
 pub mod divergence;
 pub mod draws;
+pub mod exp;
+mod fast;
 pub mod head;
 pub mod input;
 pub mod mixture;

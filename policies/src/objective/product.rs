@@ -12,6 +12,10 @@ use crate::error::Result;
 /// Numbers of a weight that are widened together: 16 MiB of float32.
 const WIDENED: i64 = 1 << 22;
 
+/// Words whose logits are computed by one product on the CPU. Of the whole vocabulary at once, libtorch's
+/// product took a fifth longer at 128 rows (benches/results/head.md).
+const WORDS: i64 = 1024;
+
 /// Whether products with this tensor are better computed in float32.
 pub fn widened(x: &Tensor) -> bool {
     x.kind() == Kind::BFloat16 && x.device() == Device::Cpu && !multiplies_bfloat16()
@@ -27,9 +31,9 @@ fn multiplies_bfloat16() -> bool {
 
 /// `hidden weight^T` into `into_cv`.
 pub(crate) fn logits(hidden_cd: &Tensor, weight_vd: &Tensor, into_cv: &mut Tensor) -> Result<()> {
-    if widened(weight_vd) {
-        let hidden_cd = hidden_cd.f_to_kind(Kind::Float)?;
-        return tiles(weight_vd, |from, tile_td| {
+    if widened(weight_vd) || weight_vd.device() == Device::Cpu && hidden_cd.kind() == into_cv.kind() {
+        let hidden_cd = hidden_cd.f_to_kind(into_cv.kind())?;
+        return tiles(weight_vd, WORDS, into_cv.kind(), |from, tile_td| {
             let out_ct = into_cv.f_narrow(1, from, tile_td.size()[0])?;
             let _product = hidden_cd.f_mm_out(&out_ct, &tile_td.f_transpose(0, 1)?)?;
             Ok(())
@@ -51,7 +55,8 @@ pub(crate) fn to_hidden(slope_cv: &Tensor, weight_vd: &Tensor, into_cd: &mut Ten
         return Ok(into_cd.f_copy_(&product_cd)?);
     }
     let mut sum_cd = Tensor::f_zeros(into_cd.size(), (slope_cv.kind(), slope_cv.device()))?;
-    tiles(weight_vd, |from, tile_td| {
+    let rows = (WIDENED / weight_vd.size()[1].max(1)).max(1);
+    tiles(weight_vd, rows, Kind::Float, |from, tile_td| {
         let _sum = sum_cd.f_addmm_(&slope_cv.f_narrow(1, from, tile_td.size()[0])?, tile_td)?;
         Ok(())
     })?;
@@ -71,12 +76,16 @@ pub(crate) fn to_weight(slope_cv: &Tensor, hidden_cd: &Tensor, into_vd: &mut Ten
     Ok(())
 }
 
-/// Hands the weight over in float32, some rows at a time.
-fn tiles(weight_vd: &Tensor, mut take: impl FnMut(i64, &Tensor) -> Result<()>) -> Result<()> {
-    let size = weight_vd.size();
-    let rows = (WIDENED / size[1].max(1)).clamp(1, size[0].max(1));
-    for from in (0..size[0]).step_by(rows as usize) {
-        let tile_td = weight_vd.f_narrow(0, from, rows.min(size[0] - from))?.f_to_kind(Kind::Float)?;
+/// Hands the weight over in this type, some rows at a time.
+fn tiles(
+    weight_vd: &Tensor,
+    rows: i64,
+    kind: Kind,
+    mut take: impl FnMut(i64, &Tensor) -> Result<()>,
+) -> Result<()> {
+    let words = weight_vd.size()[0];
+    for from in (0..words).step_by(rows as usize) {
+        let tile_td = weight_vd.f_narrow(0, from, rows.min(words - from))?.f_to_kind(kind)?;
         take(from, &tile_td)?;
     }
     Ok(())

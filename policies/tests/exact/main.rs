@@ -8,6 +8,7 @@ mod cases;
 mod divergences;
 mod draws;
 mod enumeration;
+mod fast;
 mod fused;
 mod head;
 mod minillm;
