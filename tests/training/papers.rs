@@ -86,7 +86,7 @@ fn settings_of(case: &Case, recipe: &Path, folder: &dyn Fn(&str) -> String) -> (
     let text = json!({"text": "The vessel has a neck, and the neck a mouth. ".repeat(2000)});
     std::fs::write(case.path("rows.jsonl"), rows).unwrap();
     std::fs::write(case.path("text.jsonl"), format!("{text}\n")).unwrap();
-    let config = RunConfig::load(recipe, &[]).unwrap_or_else(|e| panic!("{e}"));
+    let config = RunConfig::load(recipe, &[]).unwrap();
     let student = shapes().into_iter().find(|(shape, ..)| name.contains(shape)).unwrap().0;
     let mut settings = vec![format!("student.model={:?}", folder(student))];
     let teacher = config.settings.teacher.is_some().then(|| teacher_of(name));
