@@ -1,4 +1,4 @@
-//! The quickstart: distillation from end to end in two minutes, on a task that a newcomer sees through.
+//! The quickstart: distillation from end to end in minutes, on a task that a newcomer sees through.
 //! Layer 6: uses all below.
 //!
 //! A grammar (`task.toml`) writes requests and replies. There are few rows with replies and many without, a

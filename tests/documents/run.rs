@@ -26,6 +26,14 @@ const NOT_RUN: &[(&str, &str)] = &[
         "trains for an hour what the quickstart trains once",
     ),
     (
+        "cargo run --release --example minichat",
+        "trains a model of real size; its stages are commands that other pages run",
+    ),
+    (
+        "cargo run --release --example kl_directions -- runs/kl-directions",
+        "trains seven students; quickstart::directions_are_compared trains them for four updates",
+    ),
+    (
         "torchrun --no-python --nproc-per-node 2 retort distill configs/kd.toml --out runs/kd-torchrun --resume",
         "needs Python's torch; training::torchrun_launches_it",
     ),
@@ -47,7 +55,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("scripts/law-corpus", "fetches text"),
     (
         "retort law run configs/research/capacity-gap.toml --out runs/capacity-gap",
-        "trains for half an hour; tests/law.rs trains a grid in seconds",
+        "trains for an hour; tests/law.rs trains a grid in seconds",
     ),
     ("cargo run --release --example capacity_gap -- demo", "builds an example; tests/law.rs runs it"),
     ("retort import model.gguf --out MODEL", "needs a GGUF model of real size; lib::gguf imports small ones"),
