@@ -26,10 +26,6 @@ const NOT_RUN: &[(&str, &str)] = &[
         "trains for an hour what the quickstart trains once",
     ),
     (
-        "cargo run --release --example minichat",
-        "trains a model of real size; its stages are commands that other pages run",
-    ),
-    (
         "cargo run --release --example kl_directions -- runs/kl-directions",
         "trains seven students; quickstart::directions_are_compared trains them for four updates",
     ),
