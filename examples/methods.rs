@@ -7,7 +7,8 @@
 //! SFT state a seed and have as many updates. The learning rate of each is the best of half, one and two
 //! times a first guess by the Rouge-L on validation rows, over the first two seeds, and of further doublings or
 //! halvings where it lies at an end; intervals are of the mean over the seeds (Student's t).
-//! `-- DIR SEEDS KEY=VALUE...` takes other seeds than 5, and settings for all runs.
+//! `-- DIR SEEDS PROMPTS HELD_OUT KEY=VALUE...` takes other numbers than 5 seeds, 1,500 prompts to learn from and 512 held
+//! out, and settings for all runs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -90,16 +91,18 @@ fn numbers(m: &Measured) -> [f64; 6] {
 fn main() -> Result<()> {
     let given: Vec<String> = std::env::args().skip(1).collect();
     let out = given.first().map_or("runs/methods", String::as_str);
-    let seeds: usize = given.get(1).and_then(|n| n.parse().ok()).unwrap_or(5);
+    let counts: Vec<usize> = given.iter().skip(1).map_while(|n| n.parse().ok()).collect();
+    let count = |at: usize, usual: usize| counts.get(at).copied().unwrap_or(usual);
+    let seeds = count(0, 5);
     let at_once = tch::get_num_threads().max(1) as usize;
     tch::set_num_threads(1);
     let bench = |seed: usize| {
         Bench::prepare(Settings {
             out: Path::new(out).join(format!("seed-{seed}")),
             seed: seed as u64,
-            prompts: 1500,
-            held_out: 512,
-            set: given.iter().skip(2).cloned().collect(),
+            prompts: count(1, 1500),
+            held_out: count(2, 512),
+            set: given.iter().skip(1 + counts.len()).cloned().collect(),
             device: Device::Cpu,
             kind: Kind::Float,
             at_once,
@@ -175,9 +178,10 @@ fn next(tried: &Tried) -> Vec<i32> {
     }
 }
 
-/// The power of two that did best.
+/// The power of two that did best; of equals the one nearest to the first guess.
 fn best(tried: &Tried) -> i32 {
-    tried.iter().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(at, _)| *at)
+    let order = |a: &(&i32, &f64), b: &(&i32, &f64)| a.1.total_cmp(b.1).then(b.0.abs().cmp(&a.0.abs()));
+    tried.iter().max_by(order).map_or(0, |(at, _)| *at)
 }
 
 /// The means with their intervals, and how far each method is from MiniLLM, seed by seed.

@@ -10,6 +10,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use retort::config::RunConfig;
 use serde_json::Value;
 use support::{Answer, command, finish, fixture};
 
@@ -144,7 +145,7 @@ fn grid(folder: &Path) {
         "students = [\"18k\", \"40k\"]\nseeds = [1, 2]\n{}{}[data]\ncorpus = \"{}\"\nsequence = 32\nheld_out = 8\n\
          [train.teacher]\nsteps = 3\nbatch = 4\nlr = 1e-3\n[train.student]\nsteps = 2\nbatch = 4\nlr = 1e-3\n",
         shape("small", 24),
-        shape("large", 32),
+        shape("large", 32) + "lr = 2e-3\n",
         folder.join("text.jsonl").display()
     );
     std::fs::write(folder.join("grid.toml"), config).unwrap();
@@ -195,6 +196,11 @@ fn a_grid_is_trained_once_and_goes_on() {
     ] {
         assert!(out.join(name).exists(), "{name}");
     }
+    // Each teacher has its learning rate, its own or that of all.
+    for (name, lr) in [("small", 1e-3), ("large", 2e-3)] {
+        let file = out.join("teachers").join(name).join("config.toml");
+        assert_eq!(RunConfig::load(&file, &[]).unwrap().settings.train.lr, lr, "{name}");
+    }
     // Nothing of the teacher is in the loss of the arm without it, and it is measured all the same.
     let metrics = std::fs::read_to_string(out.join("cells/18000-large-pruned-1/metrics.jsonl")).unwrap();
     let updates: Vec<Value> = metrics
@@ -218,6 +224,8 @@ fn a_grid_is_trained_once_and_goes_on() {
     assert!(other.code == 2 && other.err.contains("train.teacher"), "{}", other.err);
     let other = run(dir.path(), &["--set", "train.student.lr=1e-2"]);
     assert!(other.code == 2 && other.err.contains("train.lr"), "{}", other.err);
+    let other = run(dir.path(), &["--set", "teachers.large.lr=1e-3"]);
+    assert!(other.code == 2 && other.err.contains("teachers.large"), "{}", other.err);
     assert_eq!(object(&run(dir.path(), &["--set", "seeds=[1, 2, 3]"]))["trained"], 9);
 }
 

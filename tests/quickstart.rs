@@ -173,6 +173,57 @@ fn directions_are_compared() {
     assert!(dir.path().join("directions.html").exists() && dir.path().join("gaussians.svg").exists());
 }
 
+/// Two seeds, one update a run: what is chosen did best on validation, and the tables say what was measured.
+#[test]
+fn methods_are_compared() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = example("methods");
+    command.arg(dir.path()).args(["2", "25", "2"]);
+    command.args(["train.steps=1", "train.eval_every=1", "train.batch=4"]);
+    command.args(["eval.prompts=2", "data.max_response=8"]);
+    let answer = finish(command, LIMIT);
+    assert_eq!(answer.code, 0, "{}", answer.err);
+    let found: Value =
+        serde_json::from_slice(&std::fs::read(dir.path().join("methods.json")).unwrap()).unwrap();
+    let (names, values) = (found["names"].as_array().unwrap(), found["values"].as_array().unwrap());
+    let number = |method: usize, seed: usize, column: usize| values[method][seed][column].as_f64().unwrap();
+    assert_eq!((names.len(), values.len()), (8, 8));
+    let text = std::fs::read_to_string(dir.path().join("methods.md")).unwrap();
+    assert!(answer.out.ends_with(&format!("{text}\n")), "{}", answer.out);
+    let tables: Vec<&str> = text.split("MiniLLM minus").collect();
+    for (n, name) in names.iter().map(|name| name.as_str().unwrap()).enumerate() {
+        assert!(values[n].as_array().unwrap().len() == 2 && (n == 0) == (name == "teacher"), "{values:?}");
+        // Student's t with one degree of freedom is 12.706: the half width is that by half of what is between.
+        let [a, b] = [number(n, 0, 0), number(n, 1, 0)];
+        let cell = format!("| {name} | {:.1} ± {:.1} |", (a + b) / 2.0, 12.706 * (a - b).abs() / 2.0);
+        assert!(tables[0].contains(&cell), "{cell}: {text}");
+        let own = names.iter().position(|name| name.as_str().unwrap().starts_with("minillm")).unwrap();
+        let apart = (number(own, 0, 3) + number(own, 1, 3) - number(n, 0, 3) - number(n, 1, 3)) / 2.0;
+        let line = tables[1].lines().find(|line| line.starts_with(&format!("| {name} |")));
+        let cell = format!(" {apart:.3} ± ").replace("-0.000", "0.000");
+        assert!(n == own || line.unwrap().replace("-0.000", "0.000").contains(&cell), "{cell}: {text}");
+    }
+    // What validation says of each rate stands before the tables, and the best of them is taken.
+    for line in answer.out.lines().filter(|line| line.starts_with("  ") && line.contains(": ")) {
+        let (name, rates) = line[2..].split_at(16);
+        let rates: Vec<(&str, f64)> = rates
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .chunks(2)
+            .map(|pair| (pair[0].trim_end_matches(':'), pair[1].parse().unwrap()))
+            .collect();
+        let chosen = names.iter().find_map(|said| {
+            said.as_str()
+                .unwrap()
+                .strip_prefix(&format!("{} (lr ", name.trim()))
+                .map(|lr| lr.trim_end_matches(')'))
+        });
+        let at =
+            rates.iter().find(|(lr, _)| Some(*lr) == chosen).unwrap_or_else(|| panic!("{chosen:?}: {line}"));
+        assert!(rates.len() >= 3 && rates.iter().all(|(_, mean)| *mean <= at.1), "{line}");
+    }
+}
+
 /// Ten images a class as idx files: a bright square whose place is the class.
 fn images(folder: &Path, name: &str, rows: usize) {
     let header = |sizes: &[usize]| -> Vec<u8> {

@@ -34,7 +34,7 @@ impl Arm {
 }
 
 /// A teacher's shape: llama, its head tied to its embedding.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Teacher {
     /// As it is called; its folder is called so too.
     pub name: String,
@@ -46,6 +46,8 @@ pub struct Teacher {
     pub heads: usize,
     /// Channels inside the feed-forward net.
     pub ffn: usize,
+    /// Its own learning rate; none for that of `[train.teacher]`. Wide models want lower ones.
+    pub lr: Option<f64>,
 }
 
 /// `[data]`
@@ -135,8 +137,9 @@ impl GridConfig {
         };
         let mut facts = vec![("data".into(), data), ("train.teacher".into(), train)];
         facts.push(("seeds".into(), self.seeds[0].into()));
-        for Teacher { name, hidden, layers, heads, ffn } in &self.teachers {
-            facts.push((format!("teachers.{name}"), json!([hidden, layers, heads, ffn])));
+        for Teacher { name, hidden, layers, heads, ffn, lr } in &self.teachers {
+            let shape = [hidden, layers, heads, ffn].map(|n| json!(n)).into_iter();
+            facts.push((format!("teachers.{name}"), shape.chain(lr.map(|lr| json!(lr))).collect()));
         }
         facts
     }
@@ -256,8 +259,10 @@ fn teachers(file: &Path, top: &Table) -> Result<Vec<Teacher>> {
                 section.wrong("heads", format!("a divisor of hidden = {hidden} that leaves an even number"))
             );
         }
+        let lr = section.number("lr", f64::NAN, "a number above 0", |x| x > 0.0)?;
         section.finish()?;
-        all.push(Teacher { name: name.clone(), hidden, layers, heads, ffn });
+        let lr = (!lr.is_nan()).then_some(lr);
+        all.push(Teacher { name: name.clone(), hidden, layers, heads, ffn, lr });
     }
     if all.is_empty() {
         let e = Error::user("a table is missing").file(file).field("teachers");
@@ -349,7 +354,7 @@ ratio = 0.9
 
     #[test]
     fn mistakes_are_named_with_their_line() {
-        let cases: [(&str, &[&str], &str); 12] = [
+        let cases: [(&str, &[&str], &str); 13] = [
             ("", &[], "students"),
             (SMALL, &["student=1"], "did you mean students?"),
             (SMALL, &["arms=[\"prune\"]"], "pruned-kd, random-kd, pruned, found prune"),
@@ -358,6 +363,7 @@ ratio = 0.9
             (SMALL, &["students=[\"x\"]"], "students"),
             (SMALL, &["teachers.a.heads=5"], "a divisor of hidden = 32"),
             (SMALL, &["teachers.a.width=5"], "teachers.a.width"),
+            (SMALL, &["teachers.a.lr=0"], "teachers.a.lr"),
             (SMALL, &["data.split=[0.5, 0.5, 0.5]"], "data.split"),
             (SMALL, &["data.corpu=x"], "did you mean data.corpus?"),
             (SMALL, &["train.student.momentum=1"], "train.momentum"),

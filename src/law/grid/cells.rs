@@ -23,12 +23,14 @@ pub struct Sketch {
     pub shape: Shape,
     /// Its parameters.
     pub sizes: Sizes,
+    /// Its own learning rate.
+    pub lr: Option<f64>,
 }
 
 impl Sketch {
     /// Of this shape, with so many tokens of which `eos` ends a text.
     pub fn of(teacher: &Teacher, vocabulary: i64, context: usize, eos: Option<u32>) -> Result<Self> {
-        let Teacher { name, hidden, layers, heads, ffn } = teacher;
+        let Teacher { name, hidden, layers, heads, ffn, lr } = teacher;
         let config = json!({
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocabulary,
             "hidden_size": hidden, "intermediate_size": ffn, "num_hidden_layers": layers,
@@ -41,7 +43,7 @@ impl Sketch {
         let design = design_of(&RawConfig::of(Path::new("config.json"), config.clone()))?;
         let sizes = Sizes::of_design(design.as_ref());
         let shape = design.shape().clone();
-        Ok(Sketch { name: name.clone(), config, shape, sizes })
+        Ok(Sketch { name: name.clone(), config, shape, sizes, lr: *lr })
     }
 }
 

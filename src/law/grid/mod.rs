@@ -171,11 +171,12 @@ impl Grid<'_> {
             files.write(staged.folder(), Dtype::F32)?;
             staged.commit()?;
         }
-        let own = [
+        let mut own = vec![
             format!("seed={}", self.config.seeds[0]),
             format!("student.model.config={}", quoted(&shape.join("config.json"))),
             "kd.ratio=0.0".into(),
         ];
+        own.extend(sketch.lr.map(|lr| format!("train.lr={lr}")));
         self.train(&format!("teachers/{}", sketch.name), (Whose::Teacher, &self.split.teachers), &own)
     }
 
