@@ -6,9 +6,9 @@
 //!     cargo run --release --example capacity_gap -- small runs/capacity-gap
 //!     cargo run --release --example capacity_gap -- large runs/capacity-gap-gpu
 //!
-//! `demo` takes an instant. `small` is configs/research/capacity-gap.toml: 96 minutes on one thread of a crowded
-//! machine; `large` is configs/research/capacity-gap-gpu.toml, for a GPU. `KEY=VALUE` behind them is laid over the
-//! config. A grid that was stopped goes on where it was.
+//! `demo` takes an instant. `small` is configs/research/capacity-gap.toml: 28 minutes on two cores; `large` is
+//! configs/research/capacity-gap-gpu.toml, for a GPU. `KEY=VALUE` behind them is laid over the config. A grid that was
+//! stopped goes on where it was.
 
 use std::path::Path;
 

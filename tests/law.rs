@@ -8,7 +8,8 @@ mod support;
 
 use std::fmt::Write;
 use std::path::Path;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use retort::config::RunConfig;
 use serde_json::Value;
@@ -152,9 +153,15 @@ fn grid(folder: &Path) {
 }
 
 fn run(folder: &Path, more: &[&str]) -> Answer {
-    let (config, out) = (folder.join("grid.toml"), folder.join("out"));
-    let plain = ["run", config.to_str().unwrap(), "--out", out.to_str().unwrap(), "--dtype", "f32", "--json"];
-    law(&[&plain, more].concat())
+    finish(running(folder, "out", more), LIMIT)
+}
+
+/// The command that trains the grid of a folder into this one of its own.
+fn running(folder: &Path, out: &str, more: &[&str]) -> Command {
+    let (config, out) = (folder.join("grid.toml"), folder.join(out));
+    let plain =
+        ["law", "run", config.to_str().unwrap(), "--out", out.to_str().unwrap(), "--dtype", "f32", "--json"];
+    command(&[&plain, more].concat())
 }
 
 #[test]
@@ -162,6 +169,8 @@ fn a_grid_is_trained_once_and_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     grid(dir.path());
     let out = dir.path().join("out");
+    let nowhere = run(dir.path(), &["--dry-run", "--set", "data.corpus=nowhere.txt"]);
+    assert!(nowhere.code == 2 && nowhere.err.contains("no such file: nowhere.txt"), "{}", nowhere.err);
     let plan = object(&run(dir.path(), &["--dry-run"]));
     // The small teacher has 36,216 parameters: one student is left out of it.
     let runs = plan["runs"].as_array().unwrap();
@@ -229,6 +238,54 @@ fn a_grid_is_trained_once_and_goes_on() {
     assert_eq!(object(&run(dir.path(), &["--set", "seeds=[1, 2, 3]"]))["trained"], 9);
 }
 
+/// A signal in a teacher's run, kill -9 in a cell's: the grid goes on, and its file is that of one that nobody stopped.
+#[test]
+fn a_grid_that_is_stopped_inside_a_run_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    grid(dir.path());
+    let longer = ["--set", "train.teacher.steps=40", "--set", "train.student.steps=20", "--set", "seeds=1"];
+    let out = dir.path().join("stopped");
+    for (begun, signal, code) in
+        [("teachers/large/metrics.jsonl", libc::SIGTERM, Some(143)), ("cells", libc::SIGKILL, None)]
+    {
+        let mut command = running(dir.path(), "stopped", &longer);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let since = Instant::now();
+        while !out.join(begun).exists() {
+            assert!(child.try_wait().unwrap().is_none() && since.elapsed() < LIMIT, "no {begun}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        // SAFETY: a signal to a child that has not been waited for.
+        unsafe { libc::kill(child.id() as i32, signal) };
+        assert_eq!(child.wait().unwrap().code(), code, "{begun}");
+        assert!(!out.join("report.html").exists());
+    }
+    assert_eq!(
+        object(&finish(running(dir.path(), "stopped", &longer), LIMIT))["results"],
+        out.join("results.csv").to_str().unwrap()
+    );
+    object(&finish(running(dir.path(), "whole", &longer), LIMIT));
+    let read = |name: &str| std::fs::read_to_string(dir.path().join(name).join("results.csv")).unwrap();
+    assert!(read("whole").lines().count() == 1 + 2 + 9 && read("stopped") == read("whole"));
+}
+
+/// Both grids of configs/research lay themselves out: the larger one is for a GPU, and was not run.
+#[test]
+fn the_grids_that_come_with_it_are_planned() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = dir.path().join("law.jsonl");
+    std::fs::write(&text, "{\"text\": \"some\"}\n").unwrap();
+    let set = format!("data.corpus=[{:?}]", text.display().to_string());
+    // Teachers, their pairs with students, and the runs of a pair: arms by seeds.
+    for (name, teachers, pairs, runs) in [("capacity-gap", 6, 12, 6), ("capacity-gap-gpu", 7, 21, 9)] {
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("configs/research/{name}.toml"));
+        let plan = object(&law(&["run", config.to_str().unwrap(), "--dry-run", "--json", "--set", &set]));
+        let left_out = plan["left_out"].as_array().unwrap().len();
+        assert!(left_out < pairs / 2, "{name}: {}", plan["left_out"]);
+        assert_eq!(plan["runs"].as_array().unwrap().len(), teachers + runs * (pairs - left_out), "{name}");
+    }
+}
+
 #[test]
 fn a_folder_with_something_else_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
@@ -243,7 +300,7 @@ fn a_folder_with_something_else_is_left_alone() {
 #[test]
 fn the_demonstration_has_its_least_inside() {
     let programs = std::env::current_exe().unwrap();
-    let mut example = std::process::Command::new(programs.parent().unwrap().join("../examples/capacity_gap"));
+    let mut example = Command::new(programs.parent().unwrap().join("../examples/capacity_gap"));
     example.arg("demo");
     let answer = finish(example, LIMIT);
     assert_eq!(answer.code, 0, "{}", answer.err);

@@ -85,6 +85,7 @@ impl Policy for DistiLlm {
             teacher: self.settings.blend.needs_teacher(),
             corpus: self.settings.corpus_weight > 0.0,
             replay: Some(self.settings.replay),
+            heeds_validation: true,
             ..Plan::default()
         }
     }

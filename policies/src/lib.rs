@@ -163,6 +163,8 @@ pub struct Plan {
     pub replay: Option<usize>,
     /// Sampling must be at temperature 1 without top-k and top-p.
     pub unfiltered: bool,
+    /// What is sampled follows the held-out cross-entropy: without it the source stays as it is at first.
+    pub heeds_validation: bool,
     /// Gradients of each variant whose variance is measured now and then; 0 for none.
     pub variance: usize,
     /// What the main part is divided by. The corpus part is always divided by its tokens.
@@ -182,6 +184,7 @@ impl Default for Plan {
             inner_epochs: 1,
             replay: None,
             unfiltered: false,
+            heeds_validation: false,
             variance: 0,
             unit: Unit::Tokens,
         }

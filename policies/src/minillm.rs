@@ -148,6 +148,7 @@ impl Policy for MiniLlm {
             inner_epochs: s.inner_epochs,
             replay: None,
             unfiltered: s.alpha > 0.0,
+            heeds_validation: false,
             variance: s.measure_variance,
             unit: s.normalise,
         }

@@ -40,7 +40,8 @@ impl Policy for OnPolicy {
     }
 
     fn plan(&self) -> Plan {
-        Plan { rollout: true, ..Plan::default() }
+        // The ratio is against the whole distribution, so the samples have to be of it.
+        Plan { rollout: true, unfiltered: true, ..Plan::default() }
     }
 
     fn source(&self, _moment: Moment) -> Source {

@@ -22,7 +22,7 @@ pub struct Rollout {
 }
 
 impl Rollout {
-    /// `w = q_old / m` of each token, 1 where the student alone sampled.
+    /// `w = q_old / m` of each token, 1 where the student alone sampled from the whole of its distribution.
     pub fn weights(&self) -> Vec<f64> {
         step_weights(&self.log_q_old, &self.log_m)
     }

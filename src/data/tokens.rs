@@ -52,6 +52,22 @@ pub struct Counts {
     pub last_alone: usize,
 }
 
+impl Counts {
+    /// Both together.
+    pub fn and(self, other: Counts) -> Counts {
+        Counts {
+            rows: self.rows + other.rows,
+            tokens: self.tokens + other.tokens,
+            learnt: self.learnt + other.learnt,
+            shortened: self.shortened + other.shortened,
+            cut: self.cut + other.cut,
+            rejected: self.rejected + other.rejected,
+            left_out: self.left_out + other.left_out,
+            last_alone: self.last_alone + other.last_alone,
+        }
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct About {
     fingerprint: String,

@@ -241,13 +241,12 @@ fn warnings(law: &Scaling, student: Size, (best, answer): (&Taught, &Taught), al
 pub fn short(x: f64) -> String {
     match x {
         ..1e4 => format!("{x:.0}"),
-        1e4..1e6 => format!("{:.3}k", x / 1e3),
+        1e4..1e6 => format!("{:.1}k", x / 1e3),
         1e6..1e9 => format!("{:.1}M", x / 1e6),
         1e9..1e12 => format!("{:.1}B", x / 1e9),
         _ => format!("{:.1}T", x / 1e12),
     }
     .replace(".0k", "k")
-    .replace(".000k", "k")
     .replace(".0M", "M")
     .replace(".0B", "B")
     .replace(".0T", "T")
@@ -321,8 +320,8 @@ mod tests {
             ("8.8B".into(), "124M".into(), "512B".into())
         );
         assert_eq!(
-            (short(999.0), short(60_150.0), short(2.5e13)),
-            ("999".into(), "60.150k".into(), "25T".into())
+            (short(999.0), short(60_125.0), short(2.5e13)),
+            ("999".into(), "60.1k".into(), "25T".into())
         );
     }
 }

@@ -54,3 +54,16 @@ pub(super) fn base(folder: &Folder) -> Result<()> {
 fn write(folder: &Folder, files: &Files) -> Result<()> {
     files.iter().chain(TOKENIZER).try_for_each(|(name, bytes)| folder.write_bytes(name, bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Small enough to come with every clone: 12 MB at most.
+    #[test]
+    fn what_is_shipped_is_small() {
+        let all = [TOKENIZER, TEACHER, BASE];
+        let bytes: usize = all.iter().flat_map(|files| files.iter()).map(|(_, bytes)| bytes.len()).sum();
+        assert!((1_000_000..12_000_000).contains(&bytes), "{bytes}");
+    }
+}

@@ -129,7 +129,8 @@ fn endless(first: &Tally, now: &Tally) -> Option<String> {
 fn collapsed(now: &Tally) -> Option<String> {
     let noted = now.noted.filter(|n| n.effective < 0.3)?;
     Some(format!(
-        "importance weights have collapsed: {:.0} % of the tokens count; try a smaller minillm.alpha",
+        "importance weights have collapsed: {:.0} % of the tokens count; try a smaller minillm.alpha, or \
+         where it is 0 samples nearer to the whole distribution (sampling.temperature, top_k, top_p)",
         100.0 * noted.effective
     ))
 }

@@ -1,6 +1,8 @@
 //! What is measured while a run goes on: the cross-entropy of held-out responses, and with a teacher the
-//! divergences from it, as means over response tokens; and Rouge-L of the student's own replies.
+//! divergences from it, as means over response tokens; and the student's own replies, by Rouge-L where there are
+//! references. Of rows that are prompts alone replies are all there is.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use retort_policies::objective::divergence::Divergence;
@@ -11,7 +13,7 @@ use serde_json::Value;
 use tch::{Device, Kind};
 
 use super::batch::Micro;
-use super::sampled::Sampled;
+use super::sampled::{self, Held, Sampled};
 use super::setup::Material;
 use super::teacher::Among;
 use super::update::{Updater, states};
@@ -49,6 +51,14 @@ impl Evaluation {
     pub fn prepare(config: &RunConfig, material: &Material, dir: &RunDir) -> Result<Self> {
         let data = &config.settings.data;
         let train = &config.settings.train;
+        let blind = data.valid.is_empty() || train.eval_every == 0;
+        if blind && config.policy()?.plan().heeds_validation {
+            tracing::warn!(
+                "{} samples from the student once its loss on held-out rows rises: without data.valid and \
+                 train.eval_every it learns the given rows alone",
+                config.entry.name
+            );
+        }
         if data.valid.is_empty() {
             if train.eval_every > 0 {
                 tracing::info!("without data.valid nothing is evaluated, and there is no best/");
@@ -57,34 +67,41 @@ impl Evaluation {
         }
         let template = super::feed::template(config)?;
         let limits = material.limits(config);
-        let preparation = Preparation {
-            files: &data.valid,
-            tokenizer: &material.tokenizer,
-            template: &template,
-            eos: material.end(),
-            limits,
-            context: material.context,
-            vocabulary: material.vocabulary,
-            need: Need::Responses,
-            learn: data.learn,
-            rejects: data.skip_invalid.then_some(dir.path()),
-        };
-        let cache = super::feed::cache(dir, "valid")?;
-        let rows = preparation.run(&cache).map_err(|e| e.or_file("data.valid"))?;
-        let sampled = if train.eval_every > 0 {
-            Sampled::prepare(config, material, &rows, limits.response)?
-        } else {
-            None
-        };
-        let decides = if sampled.is_some() { train.best } else { Best::ValidLoss };
-        if decides != train.best && train.eval_every > 0 {
-            let why = match config.settings.eval.prompts {
-                0 => "no prompts are replied to (eval.prompts = 0)",
-                _ => "no row of data.valid has a prompt and a reference",
+        let (answered, asked) = sampled::apart(&data.valid)?;
+        let prepared = |files: &[PathBuf], need, name| -> Result<Option<TokenFile>> {
+            if files.is_empty() {
+                return Ok(None);
+            }
+            let preparation = Preparation {
+                files,
+                tokenizer: &material.tokenizer,
+                template: &template,
+                eos: material.end(),
+                limits,
+                context: material.context,
+                vocabulary: material.vocabulary,
+                need,
+                learn: data.learn,
+                rejects: data.skip_invalid.then_some(dir.path()),
             };
-            tracing::warn!("{why}: valid-loss decides what is best, and not rouge-l");
+            let cache = super::feed::cache(dir, name)?;
+            Ok(Some(preparation.run(&cache).map_err(|e| e.or_file("data.valid"))?))
+        };
+        let rows = prepared(&answered, Need::Responses, "valid")?;
+        let asks = prepared(&asked, Need::Prompts, "valid-prompts")?;
+        let held = [(&rows, &answered, false), (&asks, &asked, true)]
+            .map(|(rows, files, asks)| rows.as_ref().map(|rows| Held { rows, files, asks }));
+        let held: Vec<Held<'_>> = held.into_iter().flatten().collect();
+        let sampled = match train.eval_every {
+            0 => None,
+            _ => Sampled::prepare(config, material, &held, limits.response)?,
+        };
+        let compares = sampled.as_ref().is_some_and(Sampled::compares);
+        let decides = if compares { train.best } else { Best::ValidLoss };
+        if train.eval_every > 0 {
+            tell(config, rows.is_some(), compares);
         }
-        Ok(Evaluation { rows: Some(rows), sampled, decides })
+        Ok(Evaluation { rows, sampled, decides })
     }
 
     /// The value that decides what is best.
@@ -110,18 +127,21 @@ impl Evaluation {
 
     /// Measures the student as it is.
     pub fn run(&self, material: &Material, updater: &Updater) -> Result<Option<Measured>> {
-        if self.rows.is_none() {
+        if self.rows.is_none() && self.sampled.is_none() {
             return Ok(None);
         }
         let begun = Instant::now();
-        let mut values = self.divergences(material, updater)?;
+        let mut values = if self.rows.is_some() { self.divergences(material, updater)? } else { Vec::new() };
         let mut seconds = vec![("score", begun.elapsed())];
         let mut shown = Vec::new();
         if let Some(sampled) = &self.sampled {
             let begun = Instant::now();
             let found = sampled.run(material)?;
-            let [mean, low, high] = found.rouge_l.map_or([f64::NAN; 3], |e| [e.mean, e.low, e.high]);
-            values.extend([("rouge_l", mean), ("rouge_l_low", low), ("rouge_l_high", high)]);
+            if sampled.compares() {
+                let [mean, low, high] = found.rouge_l.map_or([f64::NAN; 3], |e| [e.mean, e.low, e.high]);
+                values.extend([("rouge_l", mean), ("rouge_l_low", low), ("rouge_l_high", high)]);
+            }
+            values.extend([("eos_rate", found.eos_rate), ("length", found.length)]);
             values.push(("prompts", sampled.prompts() as f64));
             seconds.push(("sample", begun.elapsed()));
             shown = found.shown;
@@ -182,6 +202,19 @@ impl Evaluation {
             }
         }
         Ok(())
+    }
+}
+
+/// Says what decides, where it is not what was asked for.
+fn tell(config: &RunConfig, loss: bool, compares: bool) {
+    let why = match config.settings.eval.prompts {
+        0 => "no prompts are replied to (eval.prompts = 0)",
+        _ => "no row of data.valid has a prompt and a reference",
+    };
+    if !loss && !compares {
+        tracing::warn!("{why}, nor a response: nothing says what is best, and there is no best/");
+    } else if !compares && config.settings.train.best != Best::ValidLoss {
+        tracing::warn!("{why}: valid-loss decides what is best, and not rouge-l");
     }
 }
 

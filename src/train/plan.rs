@@ -203,6 +203,7 @@ fn rows(config: &RunConfig, parts: &Parts, plan: &mut Plan) -> Result<Option<Row
     let template = feed::template(config)?;
     let limits = parts.limits(config);
     let rejects = data.skip_invalid.then_some(Path::new("/dev/null"));
+    let (answered, asked) = sampled::apart(&data.valid)?;
     let preparation = |files, need| Preparation {
         files,
         tokenizer,
@@ -216,7 +217,8 @@ fn rows(config: &RunConfig, parts: &Parts, plan: &mut Plan) -> Result<Option<Row
         rejects,
     };
     if !data.valid.is_empty() {
-        plan.valid = Some(preparation(&data.valid, Need::Responses).count()?.0);
+        let counted = preparation(&answered, Need::Responses).count()?.0;
+        plan.valid = Some(counted.and(preparation(&asked, Need::Prompts).count()?.0));
     }
     if source == Source::Corpus {
         feed::check_sequence(config, parts.context)?;

@@ -1,5 +1,5 @@
-//! Replies to held-out prompts while a run goes on, and Rouge-L against their references. The same prompts
-//! and the same draws each time, so that two evaluations differ by the model alone.
+//! Replies to held-out prompts while a run goes on: how many end and how long they are, and Rouge-L where there are
+//! references. The same prompts and the same draws each time, so that two evaluations differ by the model alone.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -36,51 +36,76 @@ struct Prompt {
     /// Its row among the held-out rows.
     row: usize,
     ids: Vec<u32>,
+    /// Whether it is a prompt alone.
+    asks: bool,
     references: Vec<String>,
+}
+
+/// Held-out rows, and the files that they come from.
+#[derive(Debug, Clone, Copy)]
+pub struct Held<'a> {
+    /// As tokens.
+    pub rows: &'a TokenFile,
+    /// As they were written.
+    pub files: &'a [PathBuf],
+    /// Whether they are prompts alone.
+    pub asks: bool,
 }
 
 /// What an evaluation found.
 #[derive(Debug)]
 pub struct Found {
-    /// Rouge-L x 100; none where the model's numbers overflow.
+    /// Rouge-L x 100; none where no prompt has references, or the model's numbers overflow.
     pub rouge_l: Option<Estimate>,
+    /// The share of the replies that end.
+    pub eos_rate: f64,
+    /// Their mean length in tokens.
+    pub length: f64,
     /// A few replies, a line of samples.jsonl each, without the step.
     pub shown: Vec<Value>,
 }
 
 impl Sampled {
-    /// Picks prompts that are spread evenly over the rows with references; none where there is no such row,
-    /// or none are asked for. Replies have at most `most` tokens.
+    /// Picks prompts that are spread evenly over the rows, of those with responses the ones whose references can be read
+    /// again; none where there is no such row, or none are asked for. Replies have at most `most` tokens.
     pub fn prepare(
         config: &RunConfig,
         material: &Material,
-        rows: &TokenFile,
+        held: &[Held<'_>],
         most: usize,
     ) -> Result<Option<Self>> {
         let settings = &config.settings;
-        let (wanted, files) = (settings.eval.prompts, &settings.data.valid);
-        if wanted == 0 {
-            return Ok(None);
+        let mut eligible: Vec<(Held<'_>, usize)> = Vec::new();
+        for &held in held.iter().filter(|_| settings.eval.prompts > 0) {
+            let with = held.files.iter().map(|file| has_references(file)).collect::<Result<Vec<bool>>>()?;
+            let of = |row| held.asks || with[held.rows.origin(row).file as usize];
+            let fits = (0..held.rows.rows()).filter(|&row| held.rows.prompt_len(row) > 0 && of(row));
+            eligible.extend(fits.map(|row| (held, row)));
         }
-        let with = files.iter().map(|file| has_references(file)).collect::<Result<Vec<bool>>>()?;
-        let fits = |&row: &usize| rows.prompt_len(row) > 0 && with[rows.origin(row).file as usize];
-        let eligible: Vec<usize> = (0..rows.rows()).filter(fits).collect();
-        let count = wanted.min(eligible.len());
+        let count = settings.eval.prompts.min(eligible.len());
         let mut prompts = Vec::with_capacity(count);
-        let mut references = References::default();
-        for row in (0..count).map(|n| eligible[n * eligible.len() / count]) {
-            let origin = rows.origin(row);
-            references.want(origin.file as usize, origin.line as usize, prompts.len());
-            let ids = rows.part(row, 0, rows.prompt_len(row)).collect();
-            prompts.push(Prompt { row, ids, references: Vec::new() });
+        let mut references: Vec<References> = held.iter().map(|_| References::default()).collect();
+        for (own, row) in (0..count).map(|n| eligible[n * eligible.len() / count]) {
+            let origin = own.rows.origin(row);
+            if let Some(at) = held.iter().position(|h| std::ptr::eq(h.rows, own.rows)).filter(|_| !own.asks) {
+                references[at].want(origin.file as usize, origin.line as usize, prompts.len());
+            }
+            let ids = own.rows.part(row, 0, own.rows.prompt_len(row)).collect();
+            prompts.push(Prompt { row, ids, asks: own.asks, references: Vec::new() });
         }
-        references.read(files, |n, found| prompts[n].references = found)?;
-        prompts.retain(|prompt| !prompt.references.is_empty());
-        let settings = &config.settings;
+        for (wanted, held) in references.into_iter().zip(held) {
+            wanted.read(held.files, |n, found| prompts[n].references = found)?;
+        }
+        prompts.retain(|prompt| prompt.asks || !prompt.references.is_empty());
         // Apart from the draws that training itself makes of the same rows' numbers.
         let seed = draw(settings.seed, Stream::Sample, u64::MAX, 0);
         let sampling = Sampling { seed, ..sampling(settings, material, most) };
         Ok((!prompts.is_empty()).then_some(Sampled { prompts, settings: sampling }))
+    }
+
+    /// Whether replies are compared with references.
+    pub fn compares(&self) -> bool {
+        self.prompts.iter().any(|prompt| !prompt.references.is_empty())
     }
 
     /// How many there are.
@@ -98,23 +123,32 @@ impl Sampled {
             // stops runs.
             Err(e) if e.cause() == Cause::Numeric => {
                 tracing::warn!("the student's replies cannot be measured: {e}");
-                return Ok(Found { rouge_l: None, shown: Vec::new() });
+                return Ok(Found { rouge_l: None, eos_rate: f64::NAN, length: f64::NAN, shown: Vec::new() });
             }
             Err(e) => return Err(e),
         };
-        let scores: Vec<f64> = self.prompts.iter().zip(&answers).map(|(p, a)| 100.0 * p.score(a)).collect();
+        let mean = |of: fn(&Answer) -> f64| answers.iter().map(of).sum::<f64>() / answers.len() as f64;
+        let (eos_rate, length) = (mean(|a| f64::from(u8::from(a.ended))), mean(|a| a.ids.len() as f64));
+        let scores: Vec<Option<f64>> = self.prompts.iter().zip(&answers).map(|(p, a)| p.score(a)).collect();
         let shown = self.prompts.iter().zip(&answers).zip(&scores).take(SHOWN);
         let shown = shown.map(|((p, a), score)| p.line(a, *score, material)).collect::<Result<_>>()?;
-        Ok(Found { rouge_l: Some(bootstrap::mean(&scores, self.settings.seed)?), shown })
+        let known: Vec<f64> = scores.into_iter().flatten().collect();
+        let rouge_l = match known.is_empty() {
+            true => None,
+            false => Some(bootstrap::mean(&known, self.settings.seed)?),
+        };
+        Ok(Found { rouge_l, eos_rate, length, shown })
     }
 }
 
 impl Prompt {
-    fn score(&self, answer: &Answer) -> f64 {
-        rouge::best(&self.references, &answer.text).unwrap_or(0.0)
+    /// Rouge-L x 100, where there is something to compare with.
+    fn score(&self, answer: &Answer) -> Option<f64> {
+        let all = &self.references;
+        (!all.is_empty()).then(|| 100.0 * rouge::best(all, &answer.text).unwrap_or(0.0))
     }
 
-    fn line(&self, answer: &Answer, score: f64, material: &Material) -> Result<Value> {
+    fn line(&self, answer: &Answer, score: Option<f64>, material: &Material) -> Result<Value> {
         Ok(json!({
             "row": self.row + 1,
             "prompt": material.tokenizer.decode(&self.ids, false)?,
@@ -124,6 +158,23 @@ impl Prompt {
             "rouge_l": score,
         }))
     }
+}
+
+/// Files whose rows have responses, and those whose rows are prompts alone: a file keeps to one schema, and its first row
+/// says which it is of.
+pub fn apart(files: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+    let (mut answered, mut asked) = (Vec::new(), Vec::new());
+    for file in files {
+        let asks = file.is_file()
+            && match Reader::open(file)?.pass_over_invalid().next().transpose()? {
+                None | Some((_, Row::Text(_) | Row::Ids { .. })) => false,
+                // Conversations may have replies in their middle.
+                Some((_, Row::Chat(messages))) => messages.iter().all(|m| m.role != "assistant"),
+                Some((_, row)) => row.references().is_empty(),
+            };
+        if asks { asked.push(file.clone()) } else { answered.push(file.clone()) }
+    }
+    Ok((answered, asked))
 }
 
 /// Whether the rows of a file have references: a file keeps to one schema.

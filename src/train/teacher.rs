@@ -96,6 +96,15 @@ impl Teacher {
         }
     }
 
+    /// Takes its body away for good: who asks it for more than its head has an error.
+    #[cfg(test)]
+    pub fn lose_body(&mut self) -> Result<()> {
+        self.head = Some(self.own_head()?);
+        self.body.take();
+        self.folder = PathBuf::from("gone");
+        Ok(())
+    }
+
     /// Its sizes.
     pub fn shape(&self) -> &Shape {
         &self.shape

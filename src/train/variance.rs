@@ -1,5 +1,5 @@
 //! How noisy a policy's gradient is, and how far from the unbiased one it points, with each of its tricks on and
-//! off: N gradients of fresh replies to the same prompts for each variant, the student as it is.
+//! off: N gradients for each variant, each of fresh replies to other prompts, the same for all variants; the student as it is.
 
 use retort_policies::{Moment, Policy, Source, Update};
 use tch::Tensor;

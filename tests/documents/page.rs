@@ -1,11 +1,21 @@
 //! A page's commands and the files that it has its reader save, in their order.
 //!
 //! A fence ` ```sh ` holds commands, one a line; a backslash at a line's end joins it with the next. In a block that
-//! is indented by four spaces, as in the README, the lines of [`INDENTED`]'s programs are commands. A fence
+//! is indented by four spaces, as in the README, the lines of [`INDENTED`]'s programs, of scripts/ and of what begins with a
+//! variable are commands. A fence
 //! whose first line has a name behind its language (` ```toml sft.toml `) is a file of that name.
 
 /// Programs whose lines in an indented block are commands; the rest of such blocks may be anything.
-const INDENTED: [&str; 3] = ["retort", "make", "cargo"];
+const INDENTED: [&str; 4] = ["retort", "make", "cargo", "python"];
+
+/// Whether a line of an indented block is a command.
+fn is_command(code: &str) -> bool {
+    let first = code.split(' ').next().unwrap_or_default();
+    let script = first.strip_prefix("scripts/").is_some_and(|name| !name.is_empty());
+    INDENTED.contains(&first) && first != code
+        || script
+        || first.starts_with("RETORT_") && first.contains('=')
+}
 
 /// What a page has its reader do.
 #[derive(Debug, PartialEq)]
@@ -38,7 +48,7 @@ pub fn steps(text: &str) -> Result<Vec<Step>, String> {
                 }
             }
         } else if let Some(code) = line.strip_prefix("    ")
-            && INDENTED.iter().any(|program| code.strip_prefix(program).is_some_and(|r| r.starts_with(' ')))
+            && is_command(code)
         {
             steps.extend(commands(&[(n, code)]));
         }
@@ -67,13 +77,15 @@ fn commands(body: &[(usize, &str)]) -> Vec<Step> {
 #[test]
 fn pages_are_read_as_they_are_written() {
     let page = "Text with `retort inline`.\n\n```toml a.toml\nx = 1\n```\n\n```sh\n# why\nretort one --a \\\n    --b\n\
-                tail -n 1 x  # said\n```\n\n    retort two            # aside\n    src/  a tree\n\n```text\n> retort says\n```\n";
+                tail -n 1 x  # said\n```\n\n    retort two            # aside\n    src/  a tree\n    scripts/  more of it\n    scripts/three\n    RETORT_X=1 cargo\n\n```text\n> retort says\n```\n";
     let run = |n, text: &str| Step::Run(n, text.into());
     let want = vec![
         Step::Save("a.toml".into(), "x = 1\n".into()),
         run(9, "retort one --a --b"),
         run(11, "tail -n 1 x"),
         run(14, "retort two"),
+        run(17, "scripts/three"),
+        run(18, "RETORT_X=1 cargo"),
     ];
     assert_eq!(steps(page).unwrap(), want);
     assert!(steps("```\nretort lost\n```\n").unwrap_err().contains("line 2"));

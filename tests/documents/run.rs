@@ -49,9 +49,18 @@ const NOT_RUN: &[(&str, &str)] = &[
     ),
     ("make build", "builds what this tests"),
     ("scripts/law-corpus", "fetches text"),
+    ("scripts/fashion-mnist data/fashion-mnist", "fetches images"),
+    (
+        "python tests/golden/check_pruned.py target/release/retort",
+        "needs Python with transformers; training and prune tests have golden folders of it",
+    ),
+    (
+        "RETORT_TEST_KILLS=50 RETORT_TEST_EVERY=1 cargo test --test training killed",
+        "kills for twenty minutes; the suite kills ten times",
+    ),
     (
         "retort law run configs/research/capacity-gap.toml --out runs/capacity-gap",
-        "trains for an hour; tests/law.rs trains a grid in seconds",
+        "trains for half an hour; tests/law.rs trains a grid in seconds",
     ),
     ("cargo run --release --example capacity_gap -- demo", "builds an example; tests/law.rs runs it"),
     ("retort import model.gguf --out MODEL", "needs a GGUF model of real size; lib::gguf imports small ones"),

@@ -22,7 +22,7 @@ const ROWS: [&str; 6] =
     ["rows.jsonl", "train.jsonl", "valid.jsonl", "held-out.jsonl", "data/train.jsonl", "data/valid.jsonl"];
 
 /// Files of text.
-const TEXTS: [&str; 2] = ["text.jsonl", "data/text.jsonl"];
+const TEXTS: [&str; 3] = ["text.jsonl", "data/text.jsonl", "data/law.jsonl"];
 
 /// The config that a page means which shows none.
 const RUN: &str =

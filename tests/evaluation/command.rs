@@ -129,6 +129,14 @@ fn perplexity_equals_transformers() {
     assert!((ours / theirs - 1.0).abs() < 1e-5, "{ours}, transformers' {theirs}");
     assert_eq!(found["perplexity"]["teacher"]["mean"], found["perplexity"]["mean"]);
     assert_eq!(found["perplexity"]["gap"]["mean"], 0.0);
+    // Another model is worse than this teacher by the difference of their cross-entropies.
+    let other = fixture("gap/near");
+    let arguments = ["--model", text(&other), "--teacher", text(&model), "--input", text(&rows)];
+    let found = &eval(&[&arguments[..], &["--metrics", "perplexity"]].concat())["perplexity"];
+    let [own, teacher, gap] =
+        [&found["mean"], &found["teacher"]["mean"], &found["gap"]["mean"]].map(|x| x.as_f64().unwrap());
+    assert!((teacher / theirs - 1.0).abs() < 1e-5 && (own / theirs - 1.0).abs() > 1e-3, "{found}");
+    assert!((gap - (own / teacher).ln()).abs() < 1e-9, "{found}");
 }
 
 #[test]

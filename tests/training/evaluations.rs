@@ -107,6 +107,40 @@ fn rouge_l_of_replies_decides_what_is_best() {
     assert_eq!(replies.iter().map(|r| r["response"].as_str().unwrap()).collect::<Vec<_>>(), last);
 }
 
+/// Held-out prompts alone: they are replied to, how the replies end and how long they are is measured, and nothing says
+/// what is best. Beside rows with responses they are replied to as well, and Rouge-L is of the others.
+#[test]
+fn prompts_alone_are_replied_to() {
+    let rows = Rows::new();
+    let asks: String = (0..3).map(|n| format!("{}\n", json!({"prompt": format!("{n}?")}))).collect();
+    std::fs::write(rows.path("asks.jsonl"), asks).unwrap();
+    let (case, alone) = (rows.case(), rows.valid("asks.jsonl"));
+    let answer = case.good("run", &[&SHORT[..], &[alone.as_str()]].concat(), &[]);
+    assert!(answer.err.contains("nothing says what is best"), "{}", answer.err);
+    let metrics = case.metrics("run");
+    let eval = &metrics.last().unwrap()["eval"];
+    assert!(eval["prompts"] == 3 && eval["valid_loss"].is_null() && eval["rouge_l"].is_null(), "{eval}");
+    let samples = samples(&case, "run");
+    let last: Vec<&Value> = samples.iter().filter(|s| s["step"] == 20).collect();
+    let ended = last.iter().filter(|s| s["finish"] == "eos").count() as f64;
+    assert!(last.len() == 3 && last.iter().all(|s| s["rouge_l"].is_null()), "{last:?}");
+    assert_eq!(eval["eos_rate"].as_f64(), Some(ended / 3.0));
+    assert!(eval["length"].as_f64().is_some_and(|n| (1.0..=24.0).contains(&n)), "{eval}");
+    assert!(!case.path("run/best").exists() && case.path("run/final").exists());
+    let told = case.good("planned", &[&SHORT[..], &[alone.as_str()]].concat(), &["--dry-run"]);
+    let told: Value = serde_json::from_str(told.out.trim()).unwrap();
+    assert_eq!(told["valid"]["rows"], 3, "{told}");
+
+    let both = alone.replace(']', &format!(", {:?}]", rows.path("words.jsonl").display().to_string()));
+    case.good("both", &[&SHORT[..], &[both.as_str()]].concat(), &[]);
+    let both = case.metrics("both");
+    assert_eq!(both.last().unwrap()["eval"]["prompts"], 9);
+    case.good("words", &[&SHORT[..], &[rows.valid("words.jsonl").as_str()]].concat(), &[]);
+    let words = case.metrics("words");
+    assert_eq!(of(&both, "valid_loss"), of(&words, "valid_loss"));
+    assert!(case.path("both/best").exists() && of(&both, "rouge_l").len() == 5);
+}
+
 /// Fewer prompts than rows are spread over them.
 #[test]
 fn prompts_are_as_many_as_asked_for() {

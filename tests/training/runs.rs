@@ -84,6 +84,7 @@ fn mistakes_are_the_users_and_leave_nothing() {
     let case = small();
     for (settings, says) in [
         (vec!["policy=minillm", "teacher.model=x", "sampling.top_p=0.9"], "sampling.top_p"),
+        (vec!["policy=onpolicy", "teacher.model=x", "sampling.temperature=0.7"], "sampling.temperature"),
         (vec!["policy=kd"], "teacher.model"),
         (vec!["policy=kd", "teacher.model=nowhere/at/all"], "no such model folder"),
         (vec!["student.model=nowhere"], "no such model folder"),

@@ -3,7 +3,7 @@
 use rand_distr::{Distribution, Normal};
 
 use super::*;
-use crate::law::{Published, Size};
+use crate::law::{Published, Size, page};
 use crate::seed::{Stream, generator};
 
 /// Teachers of a grid, in parameters.
@@ -142,6 +142,21 @@ fn planted_scaling_laws_lie_within_their_intervals() {
     }
     // Predictions of one fit err together, so the share wanders more than that of independent ones would.
     assert!(inside * 100 >= 80 * of, "{inside} of {of} within their intervals");
+}
+
+/// A page draws both laws: a curve over the points of each student, and what the scaling law's form says of each.
+#[test]
+fn both_laws_are_drawn_over_their_points() {
+    let (points, _) = published(0.003, 0);
+    let fits = fit(&points, 0).unwrap();
+    let html = page(&points, &fits).html();
+    assert_eq!(html.matches("<svg").count(), fits.curves.len() + fits.lines.len() + fits.forms.arms.len());
+    assert!(fits.forms.arms.len() == 1 && html.contains("s loss, kd"), "{html}");
+    let planted = grid(&[2e6, 4e6, 6e6], |s| 3.0 * s, 0.01, 7);
+    let fits = fit(&planted, 0).unwrap();
+    let html = page(&planted, &fits).html();
+    assert!(fits.lines.len() == 1 && html.contains("Best teacher, kd"), "{html}");
+    assert_eq!(html.matches("<svg").count(), 3 + 1);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::Length;
 use crate::config::grid::{Arm, GridConfig, Whose};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::law::grid::cells::Cells;
 use crate::law::grid::{Settings, tokenizer};
 use crate::law::initial;
@@ -43,6 +43,9 @@ pub struct GridPlan {
 /// Checks a config and plans; nothing is written and no text is read.
 pub fn plan(config: &GridConfig, settings: &Settings) -> Result<GridPlan> {
     let vocabulary = tokenizer::rows(config)?;
+    if let Some(file) = config.data.corpus.iter().find(|file| !file.is_file()) {
+        return Err(Error::user("no such file").file(file).field("data.corpus").expected("a file of text"));
+    }
     let cells = Cells::of(config, vocabulary, None)?;
     let options = Options { device: settings.device, kind: settings.kind, write: Dtype::F32, resume: true };
     let tokens = |whose| -> Result<Option<f64>> {

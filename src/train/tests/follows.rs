@@ -228,3 +228,20 @@ fn the_papers_preset_follows_float64() {
 fn the_codes_preset_follows_float64() {
     follows("lmops", &LMOPS);
 }
+
+/// Behind the collection the teacher's head is all that is asked: the body can go. Text beside the replies that is learnt
+/// with the teacher's opinion (`lmops`) still needs it.
+#[test]
+fn inner_epochs_ask_the_teacher_for_nothing() {
+    for (name, asks) in [("paper", false), ("lmops", true)] {
+        let mut set = Set::up(&[&format!("minillm.preset={name}"), "minillm.rollouts=8"]);
+        for step in 0..8 {
+            let work = set.gather.next(step, &set.material, set.updater.policy(), &mut Silent).unwrap();
+            if step == 0 {
+                set.material.teacher.as_mut().unwrap().lose_body().unwrap();
+            }
+            let told = set.updater.run(&set.material, &work, &mut set.optimizer, set.lr);
+            assert_eq!(told.is_err(), asks, "{name}, update {step}");
+        }
+    }
+}
