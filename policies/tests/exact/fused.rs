@@ -22,6 +22,8 @@ enum Wrong {
     Uncapped,
     /// No bias.
     Unbiased,
+    /// No bias and no soft cap on the teacher's side.
+    TeacherBare,
     /// -A for A.
     AdvantageNegated,
     /// No minimum with the clipped branch.
@@ -44,6 +46,7 @@ struct Setup {
     cap: Option<f64>,
     teacher_hidden: Array2<f64>,
     teacher_weight: Array2<f64>,
+    teacher_bias: Array2<f64>,
     targets: Vec<i64>,
     vocabulary: usize,
     barred: Vec<bool>,
@@ -75,6 +78,7 @@ impl Setup {
             log_old: (0..n).map(|_| -1.5 + 0.3 * r.normal()).collect(),
             ratio: (0..n).map(|_| 0.5 + r.uniform()).collect(),
             omega: (0..n).map(|_| 0.5 + r.uniform()).collect(),
+            teacher_bias: r.matrix(1, v + 1, 0.5),
             hidden,
         }
     }
@@ -120,7 +124,8 @@ impl Setup {
             .map(|t| {
                 let z = self.logits(hidden, weight, Some(bias), t, wrong);
                 let held = self.logits(&self.hidden, &self.weight, Some(&self.bias), t, wrong);
-                let z_p = self.logits(&self.teacher_hidden, &self.teacher_weight, None, t, wrong);
+                let bias = (wrong != Some(Wrong::TeacherBare)).then_some(&self.teacher_bias);
+                let z_p = self.logits(&self.teacher_hidden, &self.teacher_weight, bias, t, wrong);
                 let lq = log_softmax(z.view())[self.targets[t] as usize];
                 let omega = if wrong == Some(Wrong::NoOmega) { 1.0 } else { self.omega[t] };
                 let d = divergence(which, z.view(), z_p.view(), held.view(), None);
@@ -171,7 +176,9 @@ impl Setup {
         let (weight, teacher_weight) = (tensor(&self.weight, kind), tensor(&self.teacher_weight, kind));
         let bias = tensor(&self.bias, kind).view([-1]);
         let head = Head { weight_vd: &weight, bias_v: Some(&bias), softcap: self.cap };
-        let teacher_head = Head { weight_vd: &teacher_weight, bias_v: None, softcap: None };
+        let teacher_bias = tensor(&self.teacher_bias, kind).view([-1]);
+        let teacher_head =
+            Head { weight_vd: &teacher_weight, bias_v: Some(&teacher_bias), softcap: self.cap };
         let input = Input {
             student: Side::Hidden { hidden_nd: &hidden, head },
             teacher: Some(Side::Hidden { hidden_nd: &teacher, head: teacher_head }),
@@ -241,6 +248,7 @@ fn mutated_heads_are_noticed() {
         Wrong::Unbarred,
         Wrong::Uncapped,
         Wrong::Unbiased,
+        Wrong::TeacherBare,
         Wrong::AdvantageNegated,
         Wrong::Unclipped,
         Wrong::PrintedClip,
