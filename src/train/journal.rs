@@ -102,7 +102,11 @@ impl Line {
             map.insert("skipped".into(), true.into());
             map.insert("skipped_rows".into(), json!(rows));
         }
+        let rates = rates(&map, seconds);
         map.insert("seconds".into(), in_seconds(seconds));
+        if !rates.is_empty() {
+            map.insert("tokens_per_second".into(), Value::Object(rates));
+        }
         Line(map)
     }
 
@@ -164,6 +168,16 @@ impl Line {
             ("seconds".into(), in_seconds(seconds)),
         ]))
     }
+}
+
+/// How fast each stage was. A mixture is scored while it is sampled: its scoring takes no time of its own, and has no rate.
+fn rates(line: &Map<String, Value>, seconds: &[(&str, Duration)]) -> Map<String, Value> {
+    let stages = [("sample", "sampled_tokens"), ("score", "sampled_tokens"), ("train", "tokens")];
+    let rate = |(stage, tokens): (&'static str, &str)| {
+        let (_, took) = seconds.iter().find(|(name, took)| *name == stage && took.as_millis() > 0)?;
+        Some((stage.to_string(), json!(line.get(tokens)?.as_f64()? / took.as_secs_f64())))
+    };
+    stages.into_iter().filter_map(rate).collect()
 }
 
 /// How long each stage took.

@@ -47,6 +47,12 @@ const NOT_RUN: &[(&str, &str)] = &[
         "cargo run --release --example critical_batch -- runs/critical-batch",
         "builds again what quickstart::branches_are_compared runs",
     ),
+    (
+        "retort eval --model runs/minichat/sft/final --teacher .assets/smollm2/SmolLM2-135M-Instruct \
+         --input data/minichat/valid.jsonl --template chat --metrics rouge_l,perplexity,eos_rate,distinct_4 --seeds 10 \
+         --max-new-tokens 64",
+        "needs the real model and hours; evaluation::command runs each metric",
+    ),
     ("make build", "builds what this tests"),
     ("scripts/law-corpus", "fetches text"),
     ("scripts/fashion-mnist data/fashion-mnist", "fetches images"),

@@ -106,7 +106,9 @@ impl Case {
         assert!(text.is_empty() || text.ends_with('\n'), "half a line");
         let line = |line: &str| {
             let mut value: Value = serde_json::from_str(line).unwrap();
-            value.as_object_mut().unwrap().remove("seconds");
+            for times in ["seconds", "tokens_per_second"] {
+                value.as_object_mut().unwrap().remove(times);
+            }
             value
         };
         text.lines().map(line).collect()

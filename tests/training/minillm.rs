@@ -91,10 +91,16 @@ fn every_step_tells_what_it_learnt_from() {
     let sampled: Vec<bool> = text.lines().map(|line| seconds(line, "sample").is_some()).collect();
     assert_eq!(sampled, [true, false, false, false, true, false]);
     let tokens: Vec<bool> = metrics.iter().map(|line| line["sampled_tokens"].as_f64() > Some(15.0)).collect();
-    assert_eq!(
-        tokens, sampled,
-        "so many a second: sampled_tokens over seconds.sample, tokens over seconds.train"
-    );
+    assert_eq!(tokens, sampled);
+    for (line, of_all) in text.lines().zip(&metrics) {
+        let told: serde_json::Value = serde_json::from_str(line).unwrap();
+        for (stage, tokens) in [("sample", "sampled_tokens"), ("train", "tokens")] {
+            let rate = of_all[tokens].as_f64().zip(seconds(line, stage)).map(|(n, s)| n / s);
+            let told = told["tokens_per_second"][stage].as_f64();
+            assert_eq!(told.is_some(), rate.is_some(), "{line}");
+            assert!(told.zip(rate).is_none_or(|(a, b)| (a / b - 1.0).abs() < 1e-9), "{line}");
+        }
+    }
     assert!(text.lines().all(|line| seconds(line, "train").unwrap() > 0.0));
 }
 
