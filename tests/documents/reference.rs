@@ -226,6 +226,32 @@ fn known(table: &str) -> BTreeSet<String> {
     list.split(", ").map(str::to_string).collect()
 }
 
+/// A grid's config has its settings in a page of its own: all that the code reads are there.
+#[test]
+fn every_setting_of_a_grid_is_told() {
+    let page = text_of("docs/how-to/capacity-gap.md");
+    let config = root().join("configs/research/capacity-gap.toml");
+    let mut told = 0;
+    for table in ["", "teachers.82k.", "data."] {
+        let wrong = [format!("{table}zzzzzz=1")];
+        let error = retort::config::grid::GridConfig::load(&config, &wrong).unwrap_err().to_string();
+        let list = error.split_once("known here: ").unwrap_or_else(|| panic!("{error}")).1;
+        for key in list.lines().next().unwrap().split(", ") {
+            let name = table.replace("82k", "NAME");
+            let names = [
+                format!("| `{name}{key}`"),
+                format!("`{key}`"),
+                format!("[{key}.teacher]"),
+                format!("[{key}]"),
+            ];
+            let whole = key == "teachers" || key == "data";
+            assert!(whole || names.iter().any(|name| page.contains(name)), "{table}{key} is not told");
+            told += 1;
+        }
+    }
+    assert!(told >= 7 + 5 + 6, "{told}");
+}
+
 /// The same of a policy's own table.
 fn known_to(entry: &Entry) -> BTreeSet<String> {
     let table = Table::from_iter([("zzzzzz".to_string(), 1.into())]);
