@@ -229,7 +229,9 @@ fn methods_are_compared() {
         assert!(n == own || line.unwrap().replace("-0.000", "0.000").contains(&cell), "{cell}: {text}");
     }
     // What validation says of each rate stands before the tables, and the best of them is taken.
-    for line in answer.out.lines().filter(|line| line.starts_with("  ") && line.contains(": ")) {
+    let lines = || answer.out.lines().filter(|line| line.starts_with("  ") && line.contains(": "));
+    assert_eq!(lines().count(), 7, "{}", answer.out);
+    for line in lines() {
         let (name, rates) = line[2..].split_at(16);
         let rates: Vec<(&str, f64)> = rates
             .split_whitespace()

@@ -174,7 +174,7 @@ impl Line {
 fn rates(line: &Map<String, Value>, seconds: &[(&str, Duration)]) -> Map<String, Value> {
     let stages = [("sample", "sampled_tokens"), ("score", "sampled_tokens"), ("train", "tokens")];
     let rate = |(stage, tokens): (&'static str, &str)| {
-        let (_, took) = seconds.iter().find(|(name, took)| *name == stage && took.as_millis() > 0)?;
+        let (_, took) = seconds.iter().find(|(name, took)| *name == stage && took.as_micros() >= 100)?;
         Some((stage.to_string(), json!(line.get(tokens)?.as_f64()? / took.as_secs_f64())))
     };
     stages.into_iter().filter_map(rate).collect()

@@ -77,24 +77,25 @@ impl Sampled {
         let settings = &config.settings;
         let mut eligible: Vec<(Held<'_>, usize)> = Vec::new();
         for &held in held.iter().filter(|_| settings.eval.prompts > 0) {
-            let with = held.files.iter().map(|file| has_references(file)).collect::<Result<Vec<bool>>>()?;
-            let of = |row| held.asks || with[held.rows.origin(row).file as usize];
+            let with = |file: &PathBuf| Ok(held.asks || has_references(file)?);
+            let with = held.files.iter().map(with).collect::<Result<Vec<bool>>>()?;
+            let of = |row| with[held.rows.origin(row).file as usize];
             let fits = (0..held.rows.rows()).filter(|&row| held.rows.prompt_len(row) > 0 && of(row));
             eligible.extend(fits.map(|row| (held, row)));
         }
         let count = settings.eval.prompts.min(eligible.len());
         let mut prompts = Vec::with_capacity(count);
-        let mut references: Vec<References> = held.iter().map(|_| References::default()).collect();
+        let mut references = References::default();
         for (own, row) in (0..count).map(|n| eligible[n * eligible.len() / count]) {
             let origin = own.rows.origin(row);
-            if let Some(at) = held.iter().position(|h| std::ptr::eq(h.rows, own.rows)).filter(|_| !own.asks) {
-                references[at].want(origin.file as usize, origin.line as usize, prompts.len());
+            if !own.asks {
+                references.want(origin.file as usize, origin.line as usize, prompts.len());
             }
             let ids = own.rows.part(row, 0, own.rows.prompt_len(row)).collect();
             prompts.push(Prompt { row, ids, asks: own.asks, references: Vec::new() });
         }
-        for (wanted, held) in references.into_iter().zip(held) {
-            wanted.read(held.files, |n, found| prompts[n].references = found)?;
+        if let Some(answered) = held.iter().find(|held| !held.asks) {
+            references.read(answered.files, |n, found| prompts[n].references = found)?;
         }
         prompts.retain(|prompt| prompt.asks || !prompt.references.is_empty());
         // Apart from the draws that training itself makes of the same rows' numbers.

@@ -1,9 +1,8 @@
 //! A page's commands and the files that it has its reader save, in their order.
 //!
 //! A fence ` ```sh ` holds commands, one a line; a backslash at a line's end joins it with the next. In a block that
-//! is indented by four spaces, as in the README, the lines of [`INDENTED`]'s programs, of scripts/ and of what begins with a
-//! variable are commands. A fence
-//! whose first line has a name behind its language (` ```toml sft.toml `) is a file of that name.
+//! is indented by four spaces, as in the README, the lines of [`INDENTED`]'s programs, of scripts/ and of what begins with
+//! a variable are commands. A fence whose first line has a name behind its language (` ```toml sft.toml `) is a file of that name.
 
 /// Programs whose lines in an indented block are commands; the rest of such blocks may be anything.
 const INDENTED: [&str; 4] = ["retort", "make", "cargo", "python"];
