@@ -320,3 +320,47 @@ fn branches_are_compared() {
     let lr = metrics.iter().find_map(|line| line["lr"].as_f64()).unwrap();
     assert!((lr - 5e-4 * 2f64.sqrt()).abs() < 1e-12, "{lr}");
 }
+
+/// Runs of one, two and four processes, beside what the model of their cost says: bytes to a hundredth.
+#[test]
+fn what_processes_cost_is_predicted() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = dir.path().join("rows.jsonl");
+    let row = |n: usize| {
+        format!(
+            "{{\"prompt_len\": 4, \"ids\": {:?}}}\n",
+            (0..24).map(|t| (n * 31 + t * 7) % 320).collect::<Vec<_>>()
+        )
+    };
+    std::fs::write(&rows, (0..64).map(row).collect::<String>()).unwrap();
+    let model = support::fixture("score/llama");
+    let mut command = example("processes");
+    command.arg(env!("CARGO_BIN_EXE_retort")).args([&model, &model, &rows, &dir.path().join("out")]).arg("2");
+    let answer = finish(command, LIMIT);
+    assert_eq!(answer.code, 0, "{}", answer.err);
+    let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_string()).collect::<Vec<_>>();
+    let table: Vec<Vec<String>> = answer.out.lines().skip(2).map(cells).collect();
+    assert_eq!(table.len(), 10, "{}", answer.out);
+    let number = |cell: &str| cell.parse::<f64>().unwrap();
+    for line in &table {
+        let (processes, ranks) = (number(&line[2][..1]) as usize, line[7].split(',').count());
+        assert_eq!(processes, ranks, "{line:?}");
+        assert!(number(&line[4]) > 0.0 && number(&line[8]) > 0.0, "{line:?}");
+        if line[1] == "sft" && processes > 1 {
+            let (sent, predicted) = (number(&line[9]), number(&line[10]));
+            assert!((sent / predicted - 1.0).abs() < 0.01, "{line:?}");
+            assert!(number(&line[5]) > 0.0, "{line:?}");
+        }
+    }
+    let mut command = example("processes");
+    command.arg("scaling");
+    let answer = finish(command, LIMIT);
+    assert_eq!(answer.code, 0, "{}", answer.err);
+    assert_eq!(answer.out.lines().filter(|line| line.starts_with("| 1024 ")).count(), 4, "{}", answer.out);
+    let network = answer.out.lines().filter(|line| line.ends_with("| network |")).count();
+    let computing = answer.out.lines().filter(|line| line.ends_with("| computing |")).count();
+    assert!(network > 0 && computing > 0, "{}", answer.out);
+    let mut command = example("processes");
+    command.arg("nothing");
+    assert_ne!(finish(command, LIMIT).code, 0);
+}

@@ -2,7 +2,7 @@
 //! `store`, `weights`, `optim`, `model`.
 //!
 //! `checkpoints/step-N/` is a model folder (the float32 masters, with config and tokenizer) with
-//! `optimizer.safetensors` (both moments by parameter name), `adapters.safetensors` where LoRA learns (the model's
+//! `optimizer.safetensors` (both moments by parameter name; where processes hold parts of them, a file of each), `adapters.safetensors` where LoRA learns (the model's
 //! weights are then merged ones), and `state.json` (counters, the sampler's place, the policy's own state, how long
 //! metrics.jsonl is), and the replies at hand where the run samples. It is written under a hidden name; then
 //! `manifest.json` with sizes and digests is written in it; then it takes its name. What was saved last
@@ -30,7 +30,8 @@ use manifest::Manifest;
 /// The longest state.json that is read.
 const LONGEST: u64 = 1 << 30;
 const STATE: &str = "state.json";
-const OPTIMIZER: &str = "optimizer.safetensors";
+const OPTIMIZER: &str = "optimizer";
+const TENSORS: &str = ".safetensors";
 const ADAPTERS: &str = "adapters.safetensors";
 
 const ROLLOUTS: &str = "rollouts.json";
@@ -141,14 +142,14 @@ impl RunDir {
     }
 
     /// Saves a checkpoint: `weights` are the masters by name, adapters merged into them; those by themselves are in
-    /// `adapters`, of which there may be none.
+    /// `adapters`, of which there may be none. `moments` writes the optimizer's, see [`write_moments`].
     pub fn save(
         &self,
         state: &State,
         files: &ModelFiles,
         weights: &[(String, Tensor)],
         adapters: &[(String, Tensor)],
-        optimizer: &Optimizer,
+        moments: impl FnOnce(&Folder) -> Result<()>,
         rollouts: Option<&Rollouts>,
     ) -> Result<()> {
         let target = self.step_folder(state.step);
@@ -162,7 +163,7 @@ impl RunDir {
         if !adapters.is_empty() {
             write_tensors_to(folder, ADAPTERS, adapters, Dtype::F32)?;
         }
-        write_tensors_to(folder, OPTIMIZER, &optimizer.state(), Dtype::F32)?;
+        moments(folder)?;
         if let Some(rollouts) = rollouts {
             folder.write_bytes(ROLLOUTS, &rollouts.json)?;
             write_tensors_to(folder, ROLLOUT_STATES, &rollouts.states, rollouts.dtype)?;
@@ -218,6 +219,16 @@ impl RunDir {
     }
 }
 
+/// Writes the moments that a process holds into a checkpoint's folder: `part` is its number and how many there are, where
+/// each holds some of them.
+pub fn write_moments(folder: &Folder, optimizer: &Optimizer, part: Option<(usize, usize)>) -> Result<()> {
+    let name = match part {
+        None => format!("{OPTIMIZER}{TENSORS}"),
+        Some((rank, size)) => format!("{OPTIMIZER}-{:05}-of-{size:05}{TENSORS}", rank + 1),
+    };
+    write_tensors_to(folder, &name, &optimizer.state(), Dtype::F32)
+}
+
 /// The steps at which a run saved something, the newest first, and where; whether it verifies is not looked at.
 pub fn saved(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let folder = run.join("checkpoints");
@@ -271,10 +282,14 @@ impl Checkpoint {
         folder::read_tensors(&self.path.join(ADAPTERS))
     }
 
-    /// Gives the optimizer its moments back.
+    /// Gives the optimizer its moments back: all, or of a part what it needs, however many processes wrote them.
     pub fn restore(&self, optimizer: &mut Optimizer) -> Result<()> {
-        let file = self.path.join(OPTIMIZER);
-        let saved = folder::read_tensors(&file)?;
+        let mut saved = Vec::new();
+        let files = Manifest::read(&self.path)?.files;
+        for name in files.keys().filter(|name| name.starts_with(OPTIMIZER) && name.ends_with(TENSORS)) {
+            saved.extend(folder::read_tensors(&self.path.join(name))?);
+        }
+        let file = self.path.join(OPTIMIZER).with_extension("safetensors");
         optimizer.restore(&saved, self.state.updates).map_err(|e| e.or_file(&file))
     }
 }

@@ -60,6 +60,7 @@ pub(super) fn run(args: &Distill, common: &Common) -> Result<()> {
     if common.json {
         answer.json(&json!({
             "run": finished.run, "steps": finished.steps, "done": finished.done, "final": last,
+            "memory": finished.memory,
             "best": finished.best.map(|b| json!({"path": best, b.name: b.value, "step": b.step})),
         }))?;
         return answer.finish();
@@ -68,6 +69,8 @@ pub(super) fn run(args: &Distill, common: &Common) -> Result<()> {
         ("updates", format!("{} ({} of them now)", finished.steps, finished.done)),
         ("model", last.display().to_string()),
     ];
+    let held: Vec<String> = finished.memory.iter().map(|n| bytes(*n as i64)).collect();
+    rows.push(("memory", format!("at most {}", held.join(", "))));
     if let Some(Found { name, value, step }) = finished.best {
         let what = name.replace('_', " ");
         rows.push(("best", format!("{} ({what} {value:.4}, update {step})", best.display())));

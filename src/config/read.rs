@@ -271,8 +271,15 @@ fn dist(file: &Path, top: &Table) -> Result<Dist> {
     let mut section = Section::of(file, top, "dist")?;
     let wanted = "a number of seconds from 0.1 to 86400";
     let timeout = section.number("timeout", 60.0, wanted, |x| (0.1..=86_400.0).contains(&x))?;
+    let zero = section.count("zero", 0)?.unwrap_or(0);
+    if zero > 2 {
+        return Err(section.wrong("zero", "0, 1 or 2").found(zero));
+    }
+    let bucket = section
+        .number("bucket", 16.0, "a number of MiB from 0.0001 to 1024", |x| (0.0001..=1024.0).contains(&x))?;
+    let shard_teacher = section.flag("shard_teacher", false)?;
     section.finish()?;
-    Ok(Dist { timeout })
+    Ok(Dist { timeout, zero, bucket, shard_teacher })
 }
 
 /// Where the rows of a policy's first update come from.

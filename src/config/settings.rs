@@ -226,6 +226,13 @@ pub struct Sampling {
 pub struct Dist {
     /// Seconds after which a process that is gone or does not move ends the others. Default 60.
     pub timeout: f64,
+    /// What is dealt out to the processes: nothing (0, the default), the masters and AdamW's moments (1), and the
+    /// gradients' sums (2).
+    pub zero: usize,
+    /// MiB of gradients that are exchanged at a time. Default 16.
+    pub bucket: f64,
+    /// Whether each process holds some of the teacher's blocks alone.
+    pub shard_teacher: bool,
 }
 
 /// `[eval]`

@@ -9,7 +9,7 @@ use super::{RunConfig, read};
 use crate::error::Result;
 
 /// Settings that a resumed run may change: they do not change what was done so far.
-const MAY_CHANGE: [&str; 9] = [
+const MAY_CHANGE: [&str; 12] = [
     "train.steps",
     "train.epochs",
     "train.eval_every",
@@ -19,6 +19,9 @@ const MAY_CHANGE: [&str; 9] = [
     "train.measure_noise",
     "teacher.cache_dir",
     "dist.timeout",
+    "dist.zero",
+    "dist.bucket",
+    "dist.shard_teacher",
 ];
 
 /// A key and its value as TOML.
@@ -92,7 +95,16 @@ pub(super) fn tables(config: &RunConfig) -> Result<Vec<(String, Vec<Line>)>> {
         ],
     ));
     all.push(("eval".into(), vec![line("prompts", s.eval.prompts.to_string())]));
-    all.push(("dist".into(), vec![line("timeout", float(s.dist.timeout))]));
+    let d = &s.dist;
+    all.push((
+        "dist".into(),
+        vec![
+            line("timeout", float(d.timeout)),
+            line("zero", d.zero.to_string()),
+            line("bucket", float(d.bucket)),
+            line("shard_teacher", d.shard_teacher.to_string()),
+        ],
+    ));
     if let Value::Object(settings) = config.policy()?.settings() {
         let lines: Vec<Line> = settings.iter().filter_map(|(k, v)| Some((k.clone(), value(v)?))).collect();
         if !lines.is_empty() {

@@ -88,7 +88,7 @@ pub fn sample_mixed(
     batch: usize,
     done: &mut dyn FnMut(usize, Reply) -> Result<()>,
 ) -> Result<Effort> {
-    let how = [student, mixture.teacher].map(|model| How::on(model.device()));
+    let how = [student, mixture.teacher].map(How::of);
     sample_mixed_as(student, mixture, requests, (settings, batch), how, done)
 }
 

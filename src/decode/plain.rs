@@ -25,7 +25,7 @@ pub fn sample(
     batch: usize,
     done: &mut dyn FnMut(usize, Reply) -> Result<()>,
 ) -> Result<()> {
-    sample_as(model, requests, (settings, batch), How::on(model.device()), done)
+    sample_as(model, requests, (settings, batch), How::of(model), done)
 }
 
 pub(super) fn sample_as(

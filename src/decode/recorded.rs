@@ -35,10 +35,10 @@ pub(super) enum How {
 }
 
 impl How {
-    /// What suits a device.
-    pub fn on(device: Device) -> Self {
-        match device {
-            Device::Cuda(n) => How::Recorded(n),
+    /// What suits a model. Weights that come and go are not recorded: what brings them is no work of the GPU.
+    pub fn of(model: &CausalLm) -> Self {
+        match model.device() {
+            Device::Cuda(n) if !model.is_lent() => How::Recorded(n),
             _ => How::Fitted,
         }
     }

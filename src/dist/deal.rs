@@ -25,12 +25,45 @@ pub fn deal(work: &[usize], ranks: usize) -> Vec<Vec<usize>> {
     shares.into_iter().map(sorted).collect()
 }
 
-/// The pieces of one rank.
-pub fn share(work: &[usize], world: &super::World) -> Vec<usize> {
-    if world.size() == 1 {
-        return (0..work.len()).collect();
+/// Of the pieces that are dealt in turns so many parts in all, of which one is left for later.
+const PARTS: usize = 4;
+
+/// Work that is dealt out in two turns: a share for each rank, and pieces that go together for whoever is free first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dealing {
+    /// The share of each rank.
+    pub first: Vec<Vec<usize>>,
+    /// What is left for later, in the order in which it is taken.
+    pub later: Vec<Vec<usize>>,
+}
+
+impl Dealing {
+    /// Deals out work whose pieces are expected to take so long: three quarters at once, and the pieces that are expected
+    /// to take least later, in as many parts that each rank could have two. A world of one has all at once.
+    ///
+    /// ```
+    /// use retort::dist::Dealing;
+    /// let dealing = Dealing::of(&[5, 1, 5, 5, 5, 5, 5, 1], 2);
+    /// assert_eq!(dealing.first, [vec![0, 3, 5], vec![2, 4, 6]]);
+    /// assert_eq!(dealing.later, [vec![1], vec![7]]);
+    /// ```
+    pub fn of(work: &[usize], ranks: usize) -> Dealing {
+        if ranks == 1 {
+            return Dealing { first: vec![(0..work.len()).collect()], later: Vec::new() };
+        }
+        let mut order: Vec<usize> = (0..work.len()).collect();
+        order.sort_by_key(|&n| (std::cmp::Reverse(work[n]), n));
+        let later = order.split_off(work.len() - work.len() / PARTS);
+        let at_once: Vec<usize> = order.iter().map(|&n| work[n]).collect();
+        let named = |share: Vec<usize>| {
+            let mut names: Vec<usize> = share.into_iter().map(|at| order[at]).collect();
+            names.sort_unstable();
+            names
+        };
+        let first = deal(&at_once, ranks).into_iter().map(named).collect();
+        let together = later.len().div_ceil(2 * ranks).max(1);
+        Dealing { first, later: later.chunks(together).map(<[usize]>::to_vec).collect() }
     }
-    deal(work, world.size()).swap_remove(world.rank())
 }
 
 #[cfg(test)]
@@ -56,5 +89,23 @@ mod tests {
     fn the_first_rank_has_work_where_there_is_any() {
         assert_eq!(deal(&[0, 0], 4)[0], [0]);
         assert_eq!(deal(&[], 2), [vec![], Vec::<usize>::new()]);
+    }
+
+    #[test]
+    fn work_in_turns_is_dealt_once() {
+        let work: Vec<usize> = (0..50).map(|n| (n * 37 + 11) % 64).collect();
+        for ranks in [1, 2, 3, 8] {
+            let dealing = Dealing::of(&work, ranks);
+            assert_eq!(dealing.first.len(), ranks);
+            let mut all: Vec<usize> =
+                dealing.first.concat().into_iter().chain(dealing.later.concat()).collect();
+            all.sort();
+            assert_eq!(all, (0..50).collect::<Vec<_>>());
+            assert_eq!(dealing.later.concat().len(), if ranks == 1 { 0 } else { 12 });
+            let least = dealing.first.concat().iter().map(|&n| work[n]).min().unwrap();
+            assert!(dealing.later.concat().iter().all(|&n| work[n] <= least), "{ranks}");
+        }
+        let few = Dealing::of(&[3, 3], 4);
+        assert_eq!((few.first.concat().len(), few.later.len()), (2, 0));
     }
 }

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use tch::Tensor;
 
+use super::Bytes;
 use super::launch::Launch;
 use super::watch::{Fault, Lookout, Pulse, gone};
 use crate::error::{Cause, Error, Result};
-use crate::native::group::{Exchanged, Group, Store};
+use crate::native::group::{Exchange, Exchanged, Group, Store};
 use crate::signal;
 
 /// To come at first, ranks have so many times the time-out: machines do not start at once.
@@ -34,7 +35,16 @@ pub struct Link {
     exchanges: Arc<AtomicU64>,
     /// Microseconds.
     spent: AtomicU64,
+    /// By kind of exchange.
+    bytes: [AtomicU64; 5],
     broken: AtomicBool,
+}
+
+/// An exchange that was begun, and its number.
+#[derive(Debug)]
+pub struct Pending {
+    exchange: Exchange,
+    number: u64,
 }
 
 impl Link {
@@ -60,6 +70,7 @@ impl Link {
             pulse: Some(pulse),
             exchanges,
             spent: AtomicU64::new(0),
+            bytes: Default::default(),
             broken: AtomicBool::new(false),
         })
     }
@@ -67,6 +78,17 @@ impl Link {
     /// Time spent in exchanges.
     pub fn spent(&self) -> Duration {
         Duration::from_micros(self.spent.load(Ordering::Relaxed))
+    }
+
+    /// Bytes that went into exchanges.
+    pub fn bytes(&self) -> Bytes {
+        let of = |what: Exchanged| self.bytes[what as usize].load(Ordering::Relaxed);
+        Bytes {
+            summed: of(Exchanged::Sum),
+            scattered: of(Exchanged::PartOfSum),
+            gathered: of(Exchanged::All),
+            given: of(Exchanged::OfOne),
+        }
     }
 
     /// One exchange, from its beginning to its end.
@@ -77,31 +99,50 @@ impl Link {
         out: Option<&Tensor>,
         root: usize,
     ) -> Result<()> {
-        if self.broken.load(Ordering::Relaxed) {
-            return Err(Error::bug("an exchange after one that broke"));
-        }
-        let begun = Instant::now();
-        let done = self.to_its_end(what, input, out, root);
-        if done.is_err() {
-            self.broken.store(true, Ordering::Relaxed);
-        }
-        self.spent.fetch_add(begun.elapsed().as_micros() as u64, Ordering::Relaxed);
-        done
+        let pending = self.begin(what, input, out, root)?;
+        self.end(pending)
     }
 
-    fn to_its_end(
+    /// Begins an exchange.
+    pub fn begin(
         &self,
         what: Exchanged,
         input: Option<&Tensor>,
         out: Option<&Tensor>,
         root: usize,
-    ) -> Result<()> {
+    ) -> Result<Pending> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(Error::bug("an exchange after one that broke"));
+        }
+        let begun = Instant::now();
         signal::pass();
         let number = 1 + self.exchanges.fetch_add(1, Ordering::Relaxed);
-        let exchange = match self.group.begin(what, input, out, root) {
-            Ok(exchange) => exchange,
-            Err(e) => return Err(self.blame(e)),
-        };
+        let larger = if what == Exchanged::All { out } else { input };
+        let bytes = larger.map_or(0, |t| t.numel() * t.kind().elt_size_in_bytes());
+        self.bytes[what as usize].fetch_add(bytes as u64, Ordering::Relaxed);
+        let exchange = self.group.begin(what, input, out, root).map_err(|e| self.breaks(self.blame(e)));
+        self.spent.fetch_add(begun.elapsed().as_micros() as u64, Ordering::Relaxed);
+        Ok(Pending { exchange: exchange?, number })
+    }
+
+    /// Waits until an exchange is over.
+    pub fn end(&self, pending: Pending) -> Result<()> {
+        if self.broken.load(Ordering::Relaxed) {
+            std::mem::forget(pending);
+            return Err(Error::bug("an exchange beside one that broke"));
+        }
+        let begun = Instant::now();
+        let done = self.to_its_end(pending).map_err(|e| self.breaks(e));
+        self.spent.fetch_add(begun.elapsed().as_micros() as u64, Ordering::Relaxed);
+        done
+    }
+
+    fn breaks(&self, e: Error) -> Error {
+        self.broken.store(true, Ordering::Relaxed);
+        e
+    }
+
+    fn to_its_end(&self, Pending { exchange, number }: Pending) -> Result<()> {
         let mut lookout = Lookout::new();
         loop {
             match exchange.wait(self.pause) {
@@ -138,6 +179,12 @@ impl Link {
         let who = if self.kept { "the launcher is gone: it" } else { "rank 0 is gone: it" };
         let e = Error::new(Cause::Io, format!("{who} kept the store at which the processes meet"));
         e.advice("start all of them again with --resume: the run goes on from its last checkpoint")
+    }
+
+    /// The next of the pieces of work that whoever is free takes, from 0 on: `deal` tells one dealing from another.
+    pub fn take(&self, deal: u64) -> Result<usize> {
+        let taken = self.store.count(&format!("deal/{deal}")).map_err(|e| self.without_store(&e))?;
+        Ok(taken.saturating_sub(1) as usize)
     }
 
     /// Leaves for the others how this rank ends.

@@ -7,24 +7,26 @@
 //!
 //! No rank waits for ever: one that is gone or does not move is named, and the others end with an error.
 
+pub mod cost;
 mod deal;
 mod launch;
+mod layout;
 mod link;
+mod under_way;
 mod watch;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Cause, Error, Result};
 use crate::native::{self, group::Exchanged};
-pub use deal::{deal, share};
+pub use deal::{Dealing, deal};
 pub use launch::{Keeper, Launch, children};
+pub use layout::{BUCKET, Layout, Member, Piece};
 use link::Link;
-
-/// Bytes that are summed at a time: smaller tensors go together.
-const BUCKET: usize = 16 << 20;
+pub use under_way::{Bytes, UnderWay};
 
 /// The processes of a run, as one of them sees them.
 #[derive(Debug)]
@@ -35,12 +37,21 @@ pub struct World {
     link: Option<Link>,
     /// Whether all have agreed to stop for a signal.
     stops: AtomicBool,
+    /// Pieces of work that were dealt out for whoever is free.
+    deals: AtomicU64,
 }
 
 impl World {
     /// A world of this process alone.
     pub fn alone() -> World {
-        World { rank: 0, size: 1, local: 1, link: None, stops: AtomicBool::new(false) }
+        World {
+            rank: 0,
+            size: 1,
+            local: 1,
+            link: None,
+            stops: AtomicBool::new(false),
+            deals: AtomicU64::new(0),
+        }
     }
 
     /// Meets the others where the launch says. A rank that is gone or does not move for `timeout` is an error
@@ -50,8 +61,9 @@ impl World {
             return Ok(World::alone());
         }
         let link = Link::join(launch, timeout)?;
-        let stops = AtomicBool::new(false);
-        Ok(World { rank: launch.rank, size: launch.size, local: launch.local_size, link: Some(link), stops })
+        let (stops, deals) = (AtomicBool::new(false), AtomicU64::new(0));
+        let (rank, size, local) = (launch.rank, launch.size, launch.local_size);
+        Ok(World { rank, size, local, link: Some(link), stops, deals })
     }
 
     /// The number of this process, from 0 on.
@@ -204,6 +216,21 @@ impl World {
             (0, Ok(done)) => Ok(done),
             (number, Ok(_)) => Err(Error::new(Cause::Stopped(number), "stopped by a signal")),
         }
+    }
+
+    /// Goes through this rank's share of some work, and then through what nobody has taken yet: a rank that is done early
+    /// takes more. All ranks deal the same, one dealing behind the other; which pieces go together is the same whoever
+    /// takes them.
+    pub fn work(&self, dealing: &Dealing, each: &mut dyn FnMut(&[usize]) -> Result<()>) -> Result<()> {
+        let number = self.deals.fetch_add(1, Ordering::Relaxed);
+        each(&dealing.first[self.rank])?;
+        let Some(link) = &self.link else {
+            return dealing.later.iter().try_for_each(|pieces| each(pieces));
+        };
+        while let Some(pieces) = dealing.later.get(link.take(number)?) {
+            each(pieces)?;
+        }
+        Ok(())
     }
 
     /// Lets rank 0 do something first, which the others then find done.

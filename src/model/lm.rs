@@ -1,12 +1,14 @@
 //! A whole causal language model: tokens -> hidden states -> logits, with and without a cache.
 
 use std::path::Path;
+use std::rc::Rc;
 
 use tch::{Device, Kind, Tensor};
 
 use super::cache::{Cache, Next};
 use super::config::Shape;
 use super::layers::Head;
+use super::lend::Lender;
 use super::sight::{Padding, Sight};
 use super::{Block, Design, Parts, read_design, too_long};
 use crate::error::{Error, Result};
@@ -47,6 +49,7 @@ pub struct CausalLm {
     params: Params,
     parts: Parts,
     recompute: bool,
+    lender: Option<Rc<dyn Lender>>,
     kind: Kind,
     device: Device,
 }
@@ -63,13 +66,25 @@ impl CausalLm {
         options: LoadOptions,
         prepare: impl FnOnce(&dyn Design, &mut Params) -> Result<()>,
     ) -> Result<Self> {
+        Self::load_some(folder, options, &|_| true, prepare)
+    }
+
+    /// The same where not all tensors are wanted: the others have shapes alone, and `prepare` puts something in their
+    /// place.
+    pub fn load_some(
+        folder: &Path,
+        options: LoadOptions,
+        wanted: &dyn Fn(&str) -> bool,
+        prepare: impl FnOnce(&dyn Design, &mut Params) -> Result<()>,
+    ) -> Result<Self> {
         let design = read_design(folder)?;
         let files = WeightFiles::open(folder)?;
         let plan = files.plan(&design.naming(), design.specs(), design.shape().tied)?;
         if options.check_finite {
             plan.check_finite()?;
         }
-        let mut params = Params::from_plan(&plan, options.kind, options.device, options.residence)?;
+        let LoadOptions { kind, device, residence, .. } = options;
+        let mut params = Params::from_plan_of(&plan, kind, device, residence, wanted)?;
         prepare(design.as_ref(), &mut params)?;
         Self::new(design, params, options.kind, options.device)
     }
@@ -86,13 +101,32 @@ impl CausalLm {
     /// A model over these tensors.
     pub fn new(design: Box<dyn Design>, params: Params, kind: Kind, device: Device) -> Result<Self> {
         let parts = design.build(&params)?;
-        Ok(CausalLm { design, params, parts, recompute: false, kind, device })
+        Ok(CausalLm { design, params, parts, recompute: false, lender: None, kind, device })
     }
 
     /// Forgets the inside of each block after the forward pass and computes it again in the backward
     /// pass: memory for one block instead of all, at the price of one more forward pass.
     pub fn set_recompute(&mut self, on: bool) {
         self.recompute = on;
+    }
+
+    /// Has the weights of its blocks brought before each is used.
+    pub fn set_lender(&mut self, lender: Rc<dyn Lender>) {
+        self.lender = Some(lender);
+    }
+
+    /// Whether the weights of its blocks are brought before each is used.
+    pub fn is_lent(&self) -> bool {
+        self.lender.is_some()
+    }
+
+    /// What is done before a pass through all blocks, and before each of them.
+    fn bring(&self, block: Option<usize>) -> Result<()> {
+        match (&self.lender, block) {
+            (None, _) => Ok(()),
+            (Some(lender), None) => lender.begin(),
+            (Some(lender), Some(block)) => lender.lend(block),
+        }
     }
 
     /// Its sizes.
@@ -108,6 +142,11 @@ impl CausalLm {
     /// Its tensors.
     pub fn params(&self) -> &Params {
         &self.params
+    }
+
+    /// The same, to give back what is not needed.
+    pub fn params_mut(&mut self) -> &mut Params {
+        &mut self.params
     }
 
     /// Its head.
@@ -152,7 +191,9 @@ impl CausalLm {
         self.check_length(tokens)?;
         let sight = Sight::new(self.shape(), tokens, padding, self.kind, self.device)?;
         let mut x = self.parts.embedding.forward(ids_bt, &sight)?;
-        for block in &self.parts.blocks {
+        self.bring(None)?;
+        for (n, block) in self.parts.blocks.iter().enumerate() {
+            self.bring(Some(n))?;
             x = if self.recompute {
                 recomputed(block.as_ref(), &x, &sight)?
             } else {
@@ -217,7 +258,9 @@ impl CausalLm {
     /// Through the embedding and all blocks, keeping keys and values.
     fn blocks(&self, ids_bt: &Tensor, sight: &Sight, cache: &mut Cache) -> Result<Tensor> {
         let mut x = self.parts.embedding.forward(ids_bt, sight)?;
-        for (block, layer) in self.parts.blocks.iter().zip(&mut cache.layers) {
+        self.bring(None)?;
+        for (n, (block, layer)) in self.parts.blocks.iter().zip(&mut cache.layers).enumerate() {
+            self.bring(Some(n))?;
             x = block.forward(&x, sight, Some(layer))?;
         }
         Ok(x)

@@ -14,6 +14,7 @@ pub mod config;
 pub mod gap;
 pub mod ghost;
 pub mod layers;
+mod lend;
 pub mod lm;
 pub mod rope;
 pub mod score;
@@ -37,6 +38,7 @@ use axes::Cuts;
 use cache::LayerCache;
 use config::{RawConfig, Shape};
 use layers::{Embedding, Finish, Head};
+pub use lend::Lender;
 pub use lm::{CausalLm, LoadOptions};
 pub use sight::{Padding, Sight};
 

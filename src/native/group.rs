@@ -34,6 +34,7 @@ unsafe extern "C" {
     ) -> c_int;
     fn retort_store_has(store: Raw, key: *const c_char, found: *mut bool) -> c_int;
     fn retort_store_get(store: Raw, key: *const c_char, out: *mut *mut C_tensor) -> c_int;
+    fn retort_store_add(store: Raw, key: *const c_char, by: i64, now: *mut i64) -> c_int;
     fn retort_store_close(store: Raw);
     fn retort_group_gloo(store: Raw, rank: c_int, size: c_int, timeout_ms: i64, out: *mut Raw) -> c_int;
     fn retort_group_leave(group: Raw);
@@ -126,6 +127,14 @@ impl Store {
             retort_store_set_first(self.raw, key.as_ptr(), value.as_ptr(), value.len(), &mut out)
         })?;
         bytes(&taken(out))
+    }
+
+    /// Counts one more under a key; how many that are now.
+    pub fn count(&self, key: &str) -> Result<u64> {
+        let (key, mut now) = (text(key)?, 0);
+        // SAFETY: an open store, and room for the answer.
+        check(unsafe { retort_store_add(self.raw, key.as_ptr(), 1, &mut now) })?;
+        Ok(now as u64)
     }
 
     /// The bytes under a key, where there are any.

@@ -3,6 +3,7 @@
 //! Every call is safe: tensors go in by reference, an exception of libtorch comes back as an error.
 //! `cuda` holds what exists on a GPU alone, and says so where there is none.
 
+pub mod arrivals;
 pub mod count;
 pub mod cuda;
 pub mod group;
@@ -231,6 +232,9 @@ pub fn add_all(into: &[Tensor], from: &[Tensor], factor: f64) -> Result<()> {
 /// `into[i] = from[i]`, whatever the element types.
 pub fn copy_all(into: &[Tensor], from: &[Tensor]) -> Result<()> {
     same_number(into.len(), from.len())?;
+    if into.is_empty() {
+        return Ok(());
+    }
     let (a, b) = (pointers(into), pointers(from));
     // SAFETY: two lists of n live tensors.
     check(unsafe { retort_copy_all(a.as_ptr(), b.as_ptr(), a.len()) })
@@ -238,6 +242,9 @@ pub fn copy_all(into: &[Tensor], from: &[Tensor]) -> Result<()> {
 
 /// Sets all these tensors to zero.
 pub fn zero_all(tensors: &[Tensor]) -> Result<()> {
+    if tensors.is_empty() {
+        return Ok(());
+    }
     let list = pointers(tensors);
     // SAFETY: a list of n live tensors.
     check(unsafe { retort_zero_all(list.as_ptr(), list.len()) })

@@ -123,6 +123,28 @@ RETORT_API int retort_backward(Tensor **outputs, Tensor **grads, size_t n, bool 
   RETORT_GUARD({ torch::autograd::backward(list(outputs, n), list(grads, n), keep_graph); })
 }
 
+// Tells of a gradient that has been added up.
+struct Arrival : public torch::autograd::PostAccumulateGradHook {
+  void *context;
+  size_t place;
+  void (*tell)(void *, size_t);
+  Arrival(void *c, size_t p, void (*t)(void *, size_t)) : context(c), place(p), tell(t) {}
+  void operator()(const Tensor &) override { tell(context, place); }
+};
+
+RETORT_API int retort_tell_arrivals(Tensor **params, size_t n, void *context, void (*tell)(void *, size_t)) {
+  RETORT_GUARD({
+    for (size_t i = 0; i < n; i++)
+      torch::autograd::impl::set_post_acc_grad_hooks(*params[i], std::make_unique<Arrival>(context, i, tell));
+  })
+}
+
+RETORT_API int retort_forget_arrivals(Tensor **params, size_t n) {
+  RETORT_GUARD({
+    for (size_t i = 0; i < n; i++) torch::autograd::impl::set_post_acc_grad_hooks(*params[i], nullptr);
+  })
+}
+
 // A block whose inside is forgotten after the forward pass and computed again in the backward pass.
 struct Closure {
   void *context;

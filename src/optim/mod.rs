@@ -7,6 +7,7 @@
 //! biases without. The norm that is told is the one before clipping.
 
 pub mod diffusion;
+mod moments;
 pub mod noise;
 pub mod regime;
 pub mod schedule;
@@ -42,6 +43,19 @@ pub enum Outcome {
     Skipped(f64),
 }
 
+/// What the optimizer changes: a master, or a stretch of one.
+#[derive(Debug)]
+pub struct Entry {
+    /// The parameter's name.
+    pub name: String,
+    /// Where in the parameter's elements it begins; none where it is the whole of it.
+    pub start: Option<usize>,
+    /// Whether the parameter is a matrix, and decays.
+    pub matrix: bool,
+    /// Its values in float32.
+    pub master: Tensor,
+}
+
 /// AdamW with its state.
 #[derive(Debug)]
 pub struct Optimizer {
@@ -54,7 +68,7 @@ pub struct Optimizer {
 #[derive(Debug)]
 struct Group {
     weight_decay: f64,
-    /// Places in the model's list of parameters.
+    /// Places in the list of entries.
     places: Vec<usize>,
     names: Vec<String>,
     params: Vec<Tensor>,
@@ -69,13 +83,23 @@ impl Optimizer {
         if params.masters().len() != params.names().len() {
             return Err(Error::bug("an optimizer for parameters that are only read"));
         }
-        let decays = |t: &Tensor| settings.decay_all || t.dim() > 1;
+        let of = |(name, t): (&String, &Tensor)| Entry {
+            name: name.clone(),
+            start: None,
+            matrix: t.dim() > 1,
+            master: t.shallow_clone(),
+        };
+        Self::of(&params.names().iter().zip(params.masters()).map(of).collect::<Vec<_>>(), settings)
+    }
+
+    /// A fresh optimizer for these entries.
+    pub fn of(entries: &[Entry], settings: Settings) -> Result<Self> {
+        let decays = |entry: &Entry| settings.decay_all || entry.matrix;
         let mut groups = Vec::new();
         for (weight_decay, wanted) in [(settings.weight_decay, true), (0.0, false)] {
-            let places: Vec<usize> =
-                (0..params.names().len()).filter(|&i| decays(&params.masters()[i]) == wanted).collect();
+            let places: Vec<usize> = (0..entries.len()).filter(|&i| decays(&entries[i]) == wanted).collect();
             if !places.is_empty() {
-                groups.push(Group::new(params, places, weight_decay)?);
+                groups.push(Group::new(entries, places, weight_decay)?);
             }
         }
         Ok(Optimizer { settings, groups, updates: 0 })
@@ -105,7 +129,31 @@ impl Optimizer {
         Ok(Outcome::Done(norm))
     }
 
-    /// The moments by name: `first/NAME` and `second/NAME`, sharing memory.
+    /// The same where each process has gradients of its own entries alone: `of_all` makes the norm over all processes
+    /// from that of this one's.
+    pub fn step_of_part(
+        &mut self,
+        grads: &[Tensor],
+        lr: f64,
+        of_all: impl FnOnce(f64) -> Result<f64>,
+    ) -> Result<Outcome> {
+        let norm = of_all(native::global_norm(grads)?.f_double_value(&[])?)?;
+        if !norm.is_finite() {
+            return Ok(Outcome::Skipped(norm));
+        }
+        let clip = self.settings.clip;
+        if clip > 0.0 && clip < norm + 1e-6 {
+            for grad in grads {
+                let _scaled = grad.shallow_clone().f_mul_scalar_(clip / (norm + 1e-6))?;
+            }
+        }
+        self.groups.iter().try_for_each(|group| group.step(grads, lr, self.settings))?;
+        self.updates += 1;
+        Ok(Outcome::Done(norm))
+    }
+
+    /// The moments by name, sharing memory: `first/NAME` and `second/NAME`, with `@START` behind it where it is a
+    /// stretch of a parameter's.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let mut all = Vec::new();
         for group in &self.groups {
@@ -117,25 +165,9 @@ impl Optimizer {
         all
     }
 
-    /// Goes on from a saved state: the moments by name, and how many updates made them.
+    /// Goes on from a saved state: the moments by name, whole or in stretches, and how many updates made them.
     pub fn restore(&mut self, saved: &[(String, Tensor)], updates: u64) -> Result<()> {
-        let own = self.state();
-        if own.len() != saved.len() {
-            return Err(Error::data("an optimizer's state is of another model")
-                .expected(format!("{} tensors", own.len()))
-                .found(saved.len()));
-        }
-        let (mut into, mut from) = (Vec::new(), Vec::new());
-        for (name, tensor) in &own {
-            let found = saved.iter().find(|(n, _)| n == name).map(|(_, t)| t);
-            let found =
-                found.filter(|t| t.size() == tensor.size() && t.kind() == Kind::Float).ok_or_else(|| {
-                    Error::data("an optimizer's state is of another model").field(name.as_str())
-                })?;
-            into.push(tensor.shallow_clone());
-            from.push(found.f_to_device(tensor.device())?);
-        }
-        native::copy_all(&into, &from)?;
+        moments::copy(&self.state(), saved)?;
         for step in self.groups.iter().flat_map(|g| &g.steps) {
             let _filled = step.shallow_clone().f_fill_(updates as f64)?;
         }
@@ -145,15 +177,19 @@ impl Optimizer {
 }
 
 impl Group {
-    fn new(params: &Params, places: Vec<usize>, weight_decay: f64) -> Result<Self> {
+    fn new(entries: &[Entry], places: Vec<usize>, weight_decay: f64) -> Result<Self> {
         let of = |make: &dyn Fn(&Tensor) -> Result<Tensor>| -> Result<Vec<Tensor>> {
-            places.iter().map(|&i| make(&params.masters()[i])).collect()
+            places.iter().map(|&i| make(&entries[i].master)).collect()
+        };
+        let name = |entry: &Entry| match entry.start {
+            Some(start) => format!("{}{}{start}", entry.name, moments::AT),
+            None => entry.name.clone(),
         };
         let zeros = |t: &Tensor| Ok(t.f_zeros_like()?);
         let counter = |t: &Tensor| Ok(Tensor::f_zeros([0i64; 0], (Kind::Float, t.device()))?);
         Ok(Group {
             weight_decay,
-            names: places.iter().map(|&i| params.names()[i].clone()).collect(),
+            names: places.iter().map(|&i| name(&entries[i])).collect(),
             params: of(&|t| Ok(t.shallow_clone()))?,
             first: of(&zeros)?,
             second: of(&zeros)?,

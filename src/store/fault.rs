@@ -1,5 +1,6 @@
 //! Places at which a test may end the process, as a power cut would: without a word, half way through a
-//! write. `RETORT_FAULT=n` ends it at the n-th step of this room; unset, nothing is counted.
+//! write. `RETORT_FAULT=n` ends it at the n-th step of this room, `n@r` where its launcher says that it is rank r;
+//! unset, nothing is counted.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(super) fn step(_what: &str) {
     static AT: OnceLock<Option<u64>> = OnceLock::new();
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let at = AT.get_or_init(|| std::env::var("RETORT_FAULT").ok()?.parse().ok());
+    let at = AT.get_or_init(|| {
+        let wanted = std::env::var("RETORT_FAULT").ok()?;
+        let Some((at, rank)) = wanted.split_once('@') else { return wanted.parse().ok() };
+        at.parse().ok().filter(|_| std::env::var("RANK").is_ok_and(|own| own == rank))
+    });
     if let Some(at) = at
         && COUNT.fetch_add(1, Ordering::Relaxed) + 1 == *at
     {

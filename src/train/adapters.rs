@@ -29,7 +29,7 @@ impl Adapted {
     }
 
     /// The folder's weights in float32, whatever the run computes in, with the changes added.
-    fn merged(&self, student: &CausalLm) -> Result<Vec<(String, Tensor)>> {
+    pub(super) fn merged(&self, student: &CausalLm) -> Result<Vec<(String, Tensor)>> {
         if student.kind() == Kind::Float {
             return self.lora.merged(student.params());
         }
@@ -89,15 +89,6 @@ impl Material {
     /// What learns: the student's own parameters, or its adapters.
     pub fn learnt(&self) -> &Params {
         self.adapted.as_ref().map_or(self.student.params(), Adapted::learnt)
-    }
-
-    /// The student's weights by name, in float32, adapters merged into them.
-    pub fn weights(&self) -> Result<Vec<(String, Tensor)>> {
-        if let Some(adapted) = &self.adapted {
-            return adapted.merged(&self.student);
-        }
-        let params = self.student.params();
-        Ok(params.names().iter().cloned().zip(params.masters().iter().map(Tensor::shallow_clone)).collect())
     }
 
     /// The adapters by name; none of a run without.

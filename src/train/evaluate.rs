@@ -166,6 +166,7 @@ impl Evaluation {
             tokens += micro.tokens();
             Ok(())
         });
+        material.rest()?;
         world.agree(done)?;
         sums.push(tokens as f64);
         let mut sums = world.sum(&sums)?;

@@ -258,7 +258,7 @@ impl Gather {
             states: self.plan.rollout && self.plan.teacher,
         };
         let mut tell = |done| watch.preparing("replies", done, rows);
-        let collected = together::collect(&material.world, &collector, &prompts, &mut tell);
+        let collected = together::collect(material, &collector, &prompts, &mut tell);
         if collected.is_err() {
             // A signal: what is saved now begins with the same prompts again.
             self.feed.seek(before.0);

@@ -9,6 +9,7 @@ use super::drift::Drift;
 use super::update::Told;
 use super::variance::Variance;
 use crate::checkpoint::{RunDir, State};
+use crate::dist::Bytes;
 use crate::error::Result;
 use crate::optim::Outcome;
 use crate::optim::noise::{Estimate, Moving};
@@ -104,6 +105,9 @@ impl Line {
         }
         let rates = rates(&map, seconds);
         map.insert("seconds".into(), in_seconds(seconds));
+        if told.exchanged != Bytes::default() {
+            map.insert("exchanged".into(), json!(told.exchanged));
+        }
         if !rates.is_empty() {
             map.insert("tokens_per_second".into(), Value::Object(rates));
         }

@@ -3,7 +3,7 @@
 
 use tch::{Device, Kind};
 
-use crate::config::{Keep, MicroBatch, Train};
+use crate::config::{Keep, MicroBatch, RunConfig, Train};
 use crate::data::Limits;
 use crate::data::sampler::Cut;
 use crate::model::config::Shape;
@@ -41,6 +41,43 @@ pub struct Sizes {
     pub replies: Replies,
     /// Parameters of adapters, where they learn in the student's place.
     pub adapters: Option<u64>,
+    /// How it is dealt out.
+    pub shares: Shares,
+}
+
+/// What of a run each of its processes holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shares {
+    /// How many processes there are.
+    pub ranks: u64,
+    /// What they deal out: `dist.zero`.
+    pub zero: usize,
+    /// Bytes of gradients that are exchanged at a time.
+    pub bucket: u64,
+}
+
+impl Shares {
+    /// Of so many processes.
+    pub fn of(config: &RunConfig, ranks: usize) -> Shares {
+        let dist = &config.settings.dist;
+        let zero = if ranks > 1 { dist.zero } else { 0 };
+        Shares { ranks: ranks as u64, zero, bucket: (dist.bucket * f64::from(1 << 20)) as u64 }
+    }
+
+    /// A process's part of so many bytes, where they are dealt out from this level of `dist.zero` on.
+    fn part(self, bytes: u64, from: usize) -> u64 {
+        if self.zero >= from { bytes.div_ceil(self.ranks) } else { bytes }
+    }
+
+    /// What exchanges take beside what is exchanged: the buckets that are under way, and Gloo's copies of what it deals
+    /// out; behind the step a bucket of weights and a part of it.
+    fn exchanges(self) -> u64 {
+        match (self.ranks, self.zero) {
+            (1, _) | (_, 0) => 0,
+            (_, 1) => 2 * self.bucket,
+            _ => 5 * self.bucket,
+        }
+    }
 }
 
 /// Replies that a run samples, in evaluations or to learn from.
@@ -106,8 +143,8 @@ impl Sizes {
             Keep::None => weights + self.asking(shape, tokens),
             _ => self.kept(shape, tokens),
         });
-        // Gradients come into being while what they are made from goes.
-        let update = (self.activations(tokens as u64, recompute) + self.head()).max(self.gradients());
+        // Gradients are added to their sums as they come, while what they are made from goes.
+        let update = self.activations(tokens as u64, recompute) + self.head();
         // A tensor is written from a copy of its bytes.
         let save = 4 * n(self.student.vocabulary) * n(self.student.hidden);
         // Adapters are merged into a copy of the weights, made of those in float32 where the run computes in
@@ -146,10 +183,13 @@ impl Sizes {
 
     /// Masters and what is computed with; where adapters learn, those of them, and the student as it is read.
     fn student_alone(&self) -> u64 {
-        let learnt = 4 + if self.kind == Kind::Float { 0 } else { self.size() };
+        let learnt = |n: u64| match self.kind {
+            Kind::Float => 4 * n,
+            _ => self.size() * n + self.shares.part(4 * n, 1),
+        };
         match self.adapters {
-            Some(adapters) => self.parameters * self.size() + adapters * learnt,
-            None => self.parameters * learnt,
+            Some(adapters) => self.parameters * self.size() + learnt(adapters),
+            None => learnt(self.parameters),
         }
     }
 
@@ -175,18 +215,18 @@ impl Sizes {
         self.kind.elt_size_in_bytes() as u64
     }
 
-    /// The gradients of a backward pass, before they are added to the sums.
-    fn gradients(&self) -> u64 {
-        self.size() * self.adapters.unwrap_or(self.parameters)
-    }
-
     /// Masters, what is computed with where it is another, the gradients' sums, both moments, and the sums
     /// of the head's; where adapters learn, all that of them, and the student as it is read.
     fn state(&self) -> u64 {
-        let learns = 4 + 8;
+        let sums = |n: u64| match self.shares.zero {
+            // The whole of what a rank adds, and its part of the sum.
+            1 => 4 * n + self.shares.part(4 * n, 1),
+            _ => self.shares.part(4 * n, 2),
+        };
+        let learns = |n: u64| sums(n) + self.shares.part(8 * n, 1);
         let head = 4 * n(self.student.vocabulary) * n(self.student.head_input);
-        let more = self.adapters.map_or(self.parameters * learns + head, |adapters| adapters * learns);
-        self.student_alone() + more
+        let more = self.adapters.map_or(learns(self.parameters) + head, learns);
+        self.student_alone() + more + self.shares.exchanges()
     }
 
     /// The chunks of the fused head.
@@ -230,8 +270,21 @@ pub fn share_of_memory(device: Device, processes: usize) -> Option<u64> {
 }
 
 fn of_machine() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find(|l| l.starts_with("MemTotal:"))?;
+    kib("/proc/meminfo", "MemTotal:")
+}
+
+/// The most that this process has held so far, in bytes, where it can be told.
+pub fn peak_memory(device: Device) -> Option<u64> {
+    match device {
+        Device::Cuda(n) => cuda::memory(n).ok().map(|m| m.allocated_peak as u64),
+        _ => kib("/proc/self/status", "VmHWM:"),
+    }
+}
+
+/// The bytes that a line of one of Linux's tables says.
+fn kib(table: &str, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(table).ok()?;
+    let line = text.lines().find(|l| l.starts_with(name))?;
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
@@ -243,7 +296,6 @@ fn of_group() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::RunConfig;
 
     fn sizes() -> Sizes {
         let config = r#"{"model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
@@ -263,6 +315,7 @@ mod tests {
             longest: 512,
             replies: Replies::NONE,
             adapters: None,
+            shares: Shares { ranks: 1, zero: 0, bucket: 0 },
         }
     }
 

@@ -12,16 +12,22 @@ mod drift;
 mod evaluate;
 mod feed;
 mod gather;
+mod gradients;
+mod head;
 mod journal;
 mod keep;
 mod kept;
+mod lent;
 pub mod machine;
 mod noise;
 mod plan;
 mod regime;
 mod replies;
 mod sampled;
+mod save;
 mod setup;
+mod shard;
+mod split;
 mod teacher;
 mod together;
 mod update;
@@ -97,13 +103,13 @@ fn train(
     }
     let (dir, saved) = together::take(world, &config, out, options)?;
     let mut material = Material::load(&config, options, saved.as_ref())?;
-    material.world = world.clone();
+    material.join(&config, world)?;
     material.bring_teacher(&config, policy.as_ref())?;
     let prepared = together::prepare(&config, &mut material, &dir, policy.as_ref(), watch)?;
     let Prepared { feed, corpus, evaluation, cutting } = prepared;
     let cut = feed.cut(cutting.cut);
     let scaled = regime::scaled(&config, &policy.plan(), feed.rows(), feed.batch())?;
-    let mut optimizer = Optimizer::new(material.learnt(), optimizer_settings(&scaled.train))?;
+    let mut optimizer = material.optimizer(optimizer_settings(&scaled.train))?;
     let state = match &saved {
         Some(checkpoint) => {
             checkpoint.restore(&mut optimizer)?;
@@ -137,7 +143,10 @@ fn train(
     };
     training.restore(saved.as_ref())?;
     let done = training.run(options, watch)?;
-    Ok(Finished { run: out.to_path_buf(), steps: training.steps, done, best: training.best() })
+    let held = machine::peak_memory(options.device).unwrap_or(0);
+    let memory =
+        world.gather_numbers(&[held as f64])?.into_iter().flatten().map(|bytes| bytes as u64).collect();
+    Ok(Finished { run: out.to_path_buf(), steps: training.steps, done, best: training.best(), memory })
 }
 
 /// How many updates a run has.
@@ -276,38 +285,15 @@ impl Loop {
         self.state.best.map(|(value, step)| Found { name, value, step })
     }
 
-    /// Saves a checkpoint, where it is time to and none stands.
-    fn save(&mut self, now: bool) -> Result<()> {
-        let (step, train) = (self.state.step, &self.config.settings.train);
-        let due = step > 0 && (now || (train.save_every > 0 && step % train.save_every == 0));
-        if !due || self.saved_at == Some(step) {
-            return Ok(());
-        }
-        self.saved_at = Some(step);
-        if !self.material.world.is_first() {
-            return Ok(());
-        }
-        self.journal.sync()?;
-        self.journal.mark(&mut self.state);
-        (self.state.taken, self.state.corpus_taken) = self.gather.taken();
-        self.state.updates = self.optimizer.updates();
-        self.state.policy = self.updater.policy().state();
-        let rollouts = self.gather.save(step)?;
-        let (files, weights, adapters) =
-            (&self.material.files, self.material.weights()?, self.material.adapters());
-        self.state.base = self.material.base();
-        self.dir.save(&self.state, files, &weights, &adapters, &self.optimizer, rollouts.as_ref())?;
-        self.dir.keep(train.keep)
-    }
-
     /// One update.
     fn step(&mut self, lr: f64, clock: &mut Instant, watch: &mut dyn Watch) -> Result<()> {
-        let exchanged = self.material.world.spent();
+        let (exchanged, sent) = (self.material.world.spent(), self.material.world.bytes());
         let mut work = self.gather.next(self.state.step, &self.material, self.updater.policy(), watch)?;
         work.noise = self.scaled.noise(self.state.step + 1, &work)?;
         work.measured = self.scaled.measures(self.state.step + 1);
         let mut told = self.updater.run(&self.material, &work, &mut self.optimizer, lr)?;
         told.terms.extend_from_slice(&work.values);
+        told.exchanged = self.material.world.bytes().since(sent);
         self.state.step += 1;
         let skipped = match told.outcome {
             Outcome::Done(_) => {
@@ -366,15 +352,6 @@ impl Loop {
         if self.state.skipped > 0 {
             tracing::warn!("{} updates were skipped: numbers were not finite", self.state.skipped);
         }
-        Ok(())
-    }
-
-    fn write_model(&self, name: &str, dtype: Dtype) -> Result<()> {
-        if !self.material.world.is_first() {
-            return Ok(());
-        }
-        let card = card::text(&self.config, &self.state, self.best(), name);
-        self.dir.write_model(name, &self.material.files, &self.material.weights()?, dtype, &card)?;
         Ok(())
     }
 }

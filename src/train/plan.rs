@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::feed;
 use super::keep::states_width;
-use super::machine::{Replies, Sizes, share_of_memory};
+use super::machine::{Replies, Shares, Sizes, share_of_memory};
 use super::regime;
 use super::sampled;
 use super::setup::{Options, Parts};
@@ -135,7 +135,8 @@ pub fn plan_of(
     let sizes = Sizes {
         student: parts.shape.clone(),
         parameters: parts.parameters,
-        teacher: parts.teacher.as_ref().map(|t| (t.shape.clone(), t.parameters * size)),
+        teacher: parts.teacher.as_ref().map(|t| (t.shape.clone(), t.held(&config, processes) * size)),
+        shares: Shares::of(&config, processes),
         keep: config.settings.cache.keep,
         kind: options.kind,
         vocabulary: parts.vocabulary as u64,

@@ -8,8 +8,10 @@ use tch::{Device, Kind};
 
 use super::adapters::{self, Adapted};
 use super::feed::Feed;
-use super::machine::{Cutting, Replies, Sizes, share_of_memory};
+use super::lent;
+use super::machine::{Cutting, Replies, Shares, Sizes, share_of_memory};
 use super::regime::Scaled;
+use super::split::Split;
 use super::teacher::Teacher;
 use crate::checkpoint::{Checkpoint, ModelFiles, RunDir};
 use crate::config::{Keep, Origin, RunConfig};
@@ -107,6 +109,8 @@ pub struct Material {
     pub(super) adapted: Option<Adapted>,
     /// The processes that train it together.
     pub(super) world: Rc<World>,
+    /// What each of them holds.
+    pub(super) split: Option<Split>,
 }
 
 impl Material {
@@ -151,7 +155,8 @@ impl Material {
         let files = ModelFiles::read(&place.config, &place.tokenizer)?;
         let vocabulary = tokenizer.vocab_size().min(rows);
         let world = Rc::new(World::alone());
-        Ok(Material { student, teacher, eos, vocabulary, context, files, tokenizer, adapted, world })
+        let split = None;
+        Ok(Material { student, teacher, eos, vocabulary, context, files, tokenizer, adapted, world, split })
     }
 
     /// What goes behind a response.
@@ -183,10 +188,13 @@ impl Material {
         let numbers =
             |model: &CausalLm| model.params().compute().iter().map(|t| t.numel() as u64).sum::<u64>();
         let teacher = self.teacher.as_ref().filter(|_| policy.plan().teacher);
+        let ranks = self.world.size();
         let sizes = Sizes {
             student: student.shape().clone(),
             parameters: numbers(student),
-            teacher: teacher.map(|t| (t.shape().clone(), t.parameters() * kind.elt_size_in_bytes() as u64)),
+            teacher: teacher
+                .map(|t| (t.shape().clone(), t.held(config, ranks) * kind.elt_size_in_bytes() as u64)),
+            shares: Shares::of(config, ranks),
             keep: config.settings.cache.keep,
             kind,
             vocabulary: self.vocabulary as u64,
@@ -196,7 +204,7 @@ impl Material {
             adapters: self
                 .adapted
                 .as_ref()
-                .map(|a| a.learnt().masters().iter().map(|t| t.numel() as u64).sum()),
+                .map(|a| a.learnt().compute().iter().map(|t| t.numel() as u64).sum()),
         };
         let device = student.device();
         sizes.cutting(&config.settings.train, device, share_of_memory(device, self.world.local_size()))
@@ -254,8 +262,17 @@ pub struct Counted {
     pub shape: Shape,
     /// Its parameters.
     pub parameters: u64,
+    /// Those of them that are in blocks.
+    pub in_blocks: u64,
     /// Whether its folder has no weights, and what is known of it is its config.json.
     bare: bool,
+}
+
+impl Counted {
+    /// How many of its parameters each of so many processes holds.
+    pub fn held(&self, config: &RunConfig, ranks: usize) -> u64 {
+        lent::held_of(config, (self.parameters, self.in_blocks), self.shape.layers, ranks)
+    }
 }
 
 impl Parts {
@@ -277,8 +294,8 @@ impl Parts {
                     missing.push(format!("a tokenizer beside {}, or a teacher's", file.display()));
                 }
                 let design = read_config(file)?;
-                let parameters = parameters(design.as_ref());
-                (Counted { shape: design.shape().clone(), parameters, bare: false }, place)
+                let (parameters, in_blocks) = parameters(design.as_ref());
+                (Counted { shape: design.shape().clone(), parameters, in_blocks, bare: false }, place)
             }
         };
         let tokenizer = place.as_deref().map(Tokenizer::load).transpose()?;
@@ -320,17 +337,21 @@ fn counted(folder: &Path) -> Result<Counted> {
     let design = read_design(folder)?;
     let shape = design.shape().clone();
     if WeightFiles::are_missing(folder) {
-        return Ok(Counted { parameters: parameters(design.as_ref()), shape, bare: true });
+        let (parameters, in_blocks) = parameters(design.as_ref());
+        return Ok(Counted { parameters, in_blocks, shape, bare: true });
     }
     let files = WeightFiles::open(folder)?;
     let plan = files.plan(&design.naming(), design.specs(), shape.tied)?;
     plan.check_finite()?;
-    Ok(Counted { parameters: plan.parameters() as u64, shape, bare: false })
+    let (_, in_blocks) = parameters(design.as_ref());
+    Ok(Counted { parameters: plan.parameters() as u64, in_blocks, shape, bare: false })
 }
 
-/// The numbers of a model that a config.json describes.
-fn parameters(design: &dyn Design) -> u64 {
-    design.specs().iter().map(|s| s.numel() as u64).sum()
+/// The numbers of a model that a config.json describes, and those of them that are in blocks.
+fn parameters(design: &dyn Design) -> (u64, u64) {
+    let specs = design.specs();
+    let (inside, outside) = lent::counted(specs.iter().map(|s| (s.name.as_str(), s.numel() as u64)));
+    (inside + outside, inside)
 }
 
 /// Where a student's parts are.

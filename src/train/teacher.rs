@@ -3,6 +3,7 @@
 
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use retort_policies::objective::draws::Draws;
 use retort_policies::objective::input::{Head, Side};
@@ -10,8 +11,11 @@ use tch::{Device, Kind, Tensor};
 
 use super::batch::Micro;
 use super::kept::Kept;
+use super::lent::{self, Lent};
 use super::setup::Options;
 use super::update::states;
+use crate::config::RunConfig;
+use crate::dist::World;
 use crate::error::{Error, Result};
 use crate::model::config::Shape;
 use crate::model::layers;
@@ -25,7 +29,10 @@ pub struct Teacher {
     options: Options,
     shape: Shape,
     parameters: u64,
+    in_blocks: u64,
     body: OnceCell<CausalLm>,
+    /// Its blocks, where they are dealt out.
+    lent: Option<Rc<Lent>>,
     /// Its head alone, once the body has gone.
     head: Option<layers::Head>,
     /// What is kept of it at the rows that are trained on.
@@ -67,12 +74,16 @@ impl Teacher {
     /// The model of a folder. Nothing but its config is read.
     pub fn of(folder: PathBuf, options: &Options) -> Result<Self> {
         let design = read_design(&folder)?;
+        let specs = design.specs();
+        let counted = lent::counted(specs.iter().map(|s| (s.name.as_str(), s.numel() as u64)));
         Ok(Teacher {
             shape: design.shape().clone(),
-            parameters: design.specs().iter().map(|s| s.numel() as u64).sum(),
+            parameters: counted.0 + counted.1,
+            in_blocks: counted.0,
             folder,
             options: *options,
             body: OnceCell::new(),
+            lent: None,
             head: None,
             trained: None,
             held: None,
@@ -87,9 +98,11 @@ impl Teacher {
         Teacher {
             shape: model.shape().clone(),
             parameters: model.params().compute().iter().map(|t| t.numel() as u64).sum(),
+            in_blocks: 0,
             folder,
             options: Options { device, kind, write, resume: false },
             body: OnceCell::from(model),
+            lent: None,
             head: None,
             trained: None,
             held: None,
@@ -115,6 +128,11 @@ impl Teacher {
         self.parameters
     }
 
+    /// How many of them each of so many processes holds.
+    pub fn held(&self, config: &RunConfig, ranks: usize) -> u64 {
+        lent::held_of(config, (self.parameters, self.in_blocks), self.shape.layers, ranks)
+    }
+
     /// Where it came from.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -125,14 +143,29 @@ impl Teacher {
         (self.options.kind, self.options.device)
     }
 
+    /// Loads it, and holds no more of its blocks than this rank's share.
+    pub fn deal_out(&mut self, world: &Rc<World>) -> Result<()> {
+        let (model, lent) = lent::load(&self.folder, self.loading(), world)?;
+        (self.body, self.lent) = (OnceCell::from(model), Some(lent));
+        Ok(())
+    }
+
+    /// Where its blocks are dealt out: helps the other ranks to theirs until none of them asks it any more.
+    pub fn rest(&self) -> Result<()> {
+        self.lent.as_ref().map_or(Ok(()), |lent| lent.rest())
+    }
+
+    fn loading(&self) -> LoadOptions {
+        let Options { kind, device, .. } = self.options;
+        LoadOptions { kind, device, residence: Residence::Mapped, check_finite: true }
+    }
+
     /// The whole model.
     pub fn body(&self) -> Result<&CausalLm> {
         if let Some(model) = self.body.get() {
             return Ok(model);
         }
-        let Options { kind, device, .. } = self.options;
-        let options = LoadOptions { kind, device, residence: Residence::Mapped, check_finite: true };
-        let model = CausalLm::load(&self.folder, options)?;
+        let model = CausalLm::load(&self.folder, self.loading())?;
         Ok(self.body.get_or_init(|| model))
     }
 

@@ -1,7 +1,10 @@
 //! A run of several processes: what rank 0 does for all, and what each does for itself. In a world of one every function
 //! here does what it would do without a world.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use retort_policies::Policy;
 use tch::{Device, Kind, Tensor};
@@ -12,16 +15,19 @@ use super::keep;
 use super::machine::Cutting;
 use super::setup::{self, Material, Options};
 use super::watch::Watch;
-use crate::checkpoint::{Checkpoint, RunDir};
+use crate::checkpoint::{Checkpoint, RunDir, write_moments};
 use crate::config::RunConfig;
-use crate::data::Example;
+use crate::data::sampler::Cut;
+use crate::data::{Example, by_length};
 use crate::decode::Sampling;
-use crate::dist::{World, deal, share};
+use crate::dist::{Dealing, World, deal};
 use crate::error::{Cause, Error, Result};
 use crate::eval::replies::{Answer, answers_of};
 use crate::model::CausalLm;
 use crate::native;
+use crate::optim::Optimizer;
 use crate::rollout::{Collected, Collector, Experience, Kept, Prompt, STATES, restore, tensors};
+use crate::store::Folder;
 use crate::text::Tokenizer;
 
 /// Takes the run directory and finds what the run goes on from: rank 0 does, and the others go on from the same.
@@ -94,45 +100,61 @@ pub fn prepare(
     })
 }
 
-/// Replies to these prompts, each sampled by one rank, known to all of them in the prompts' order.
+/// Replies to these prompts, each sampled by one rank, known to all of them in the prompts' order. How long a reply will
+/// be is not known: a rank that is done early takes more.
 pub fn collect(
-    world: &World,
+    material: &Material,
     collector: &Collector<'_>,
     prompts: &[Prompt],
     done: &mut dyn FnMut(usize),
 ) -> Result<Collected> {
+    let world = &material.world;
     if world.size() == 1 {
         return collector.collect(prompts, done);
     }
-    // How long a reply will be is not known: each is as much as the longest.
     let work: Vec<usize> = prompts.iter().map(|p| p.ids.len() + collector.sampling.max_new_tokens).collect();
-    let shares = deal(&work, world.size());
-    let own: Vec<Prompt> = shares[world.rank()].iter().map(|&n| prompts[n].clone()).collect();
-    let Collected { experiences, sampling, scoring } = world.agree(collector.collect(&own, done))?;
+    let (mut own, mut made) = (Vec::new(), Vec::new());
+    let (mut sampling, mut scoring) = (Duration::ZERO, Duration::ZERO);
+    let worked = world.work(&Dealing::of(&work, world.size()), &mut |pieces| {
+        let before = own.len();
+        let part: Vec<Prompt> = pieces.iter().map(|&n| prompts[n].clone()).collect();
+        let collected = collector.collect(&part, &mut |n| done(before + n))?;
+        own.extend_from_slice(pieces);
+        made.extend(collected.experiences);
+        sampling += collected.sampling;
+        scoring += collected.scoring;
+        Ok(())
+    });
+    tracing::debug!("{} of {} replies were sampled here", own.len(), prompts.len());
+    material.rest()?;
+    world.agree(worked)?;
     let mut all: Vec<Option<Experience>> = prompts.iter().map(|_| None).collect();
-    let of_all = exchange(world, &experiences, collector.student.device())?;
-    for (share, experiences) in shares.iter().zip(of_all) {
-        for (&n, experience) in share.iter().zip(experiences) {
-            all[n] = Some(experience);
-        }
+    for (n, experience) in exchange(world, &own, &made, collector.student.device())? {
+        *all.get_mut(n).ok_or_else(|| Error::bug("a reply to no prompt"))? = Some(experience);
     }
     let experiences: Option<Vec<Experience>> = all.into_iter().collect();
     let experiences = experiences.ok_or_else(|| Error::bug("a prompt that no rank replied to"))?;
     Ok(Collected { experiences, sampling, scoring })
 }
 
-/// The experiences of every rank.
-fn exchange(world: &World, own: &[Experience], device: Device) -> Result<Vec<Vec<Experience>>> {
-    let json =
-        serde_json::to_vec(&Kept::of(own)).map_err(|e| Error::bug("JSON cannot be written").found(e))?;
+/// The experiences of every rank, and the numbers of their prompts.
+fn exchange(
+    world: &World,
+    numbers: &[usize],
+    own: &[Experience],
+    device: Device,
+) -> Result<Vec<(usize, Experience)>> {
+    let json = serde_json::to_vec(&(numbers, Kept::of(own)))
+        .map_err(|e| Error::bug("JSON cannot be written").found(e))?;
     let kept = world.gather_bytes(&json)?;
     let states = gather_states(world, &tensors(own)?)?;
-    let of = |(json, states): (Vec<u8>, Vec<(String, Tensor)>)| {
-        let kept: Kept = serde_json::from_slice(&json)
+    let mut all = Vec::new();
+    for (json, states) in kept.into_iter().zip(states) {
+        let (numbers, kept): (Vec<usize>, Kept) = serde_json::from_slice(&json)
             .map_err(|e| Error::bug("a rank's replies cannot be read").found(e))?;
-        restore(kept, &states, device)
-    };
-    kept.into_iter().zip(states).map(of).collect()
+        all.extend(numbers.into_iter().zip(restore(kept, &states, device)?));
+    }
+    Ok(all)
 }
 
 /// The states of every rank's replies, to the bit.
@@ -207,9 +229,50 @@ pub fn answers(
     all.into_iter().map(|a| a.ok_or_else(|| Error::bug("a prompt that no rank replied to"))).collect()
 }
 
+/// Writes the moments of a checkpoint that rank 0 makes, each rank its own where they are dealt out.
+pub fn save_moments(folder: &Folder, material: &Material, optimizer: &Optimizer) -> Result<()> {
+    if !material.in_parts() {
+        return write_moments(folder, optimizer, None);
+    }
+    let world = &material.world;
+    world.gather_bytes(folder.root().as_os_str().as_bytes())?;
+    write_moments(folder, optimizer, Some((world.rank(), world.size())))?;
+    // Rank 0 names the folder when all have written.
+    world.barrier()
+}
+
+/// The same of another rank.
+pub fn save_part(material: &Material, optimizer: &Optimizer) -> Result<()> {
+    if !material.in_parts() {
+        return Ok(());
+    }
+    let world = &material.world;
+    let heard = world.gather_bytes(&[])?;
+    let root = heard.first().ok_or_else(|| Error::bug("a checkpoint without a folder"))?;
+    let folder = Folder::at(Path::new(OsStr::from_bytes(root)));
+    write_moments(&folder, optimizer, Some((world.rank(), world.size())))?;
+    world.barrier()
+}
+
+/// What of an update's rows a rank goes through.
+pub struct Dealt {
+    /// Its own rows.
+    pub own: Vec<usize>,
+    /// Micro-batches of the rank that has most.
+    pub passes: usize,
+}
+
 /// Which rows of an update are this rank's own.
-pub fn own_of<'e>(rows: impl Iterator<Item = &'e Example>, world: &World) -> Vec<usize> {
-    share(&rows.map(|example| example.ids.len()).collect::<Vec<_>>(), world)
+pub fn dealt<'e>(rows: impl Iterator<Item = &'e Example>, world: &World, cut: Cut) -> Dealt {
+    let lengths: Vec<usize> = rows.map(|example| example.ids.len()).collect();
+    if world.size() == 1 {
+        return Dealt { own: (0..lengths.len()).collect(), passes: 0 };
+    }
+    let mut shares = deal(&lengths, world.size());
+    let passes =
+        |share: &Vec<usize>| by_length(&share.iter().map(|&n| lengths[n]).collect::<Vec<_>>(), cut).len();
+    let passes = shares.iter().map(passes).max().unwrap_or(0);
+    Dealt { own: shares.swap_remove(world.rank()), passes }
 }
 
 /// A loss and its terms: over this rank's rows, and from it over all of the update's.
@@ -227,6 +290,7 @@ pub fn means(world: &World, (loss, mut terms): Means) -> Result<Means> {
 /// Refuses what so many processes cannot do together. The gradient noise scale is of micro-batches of equal size, and
 /// rows are dealt out by their lengths.
 pub fn refuse(config: &RunConfig, processes: usize) -> Result<()> {
+    super::split::refuse(config, processes)?;
     if processes == 1 || config.settings.train.measure_noise == 0 {
         return Ok(());
     }

@@ -7,20 +7,23 @@
 
 use std::time::{Duration, Instant};
 
-use retort_policies::objective::head::{HeadGrads, Want};
+use retort_policies::objective::head::Want;
 use retort_policies::objective::input::{Barred, Side};
 use retort_policies::objective::rows::first_of_rows;
 use retort_policies::{Part, Policy, Scored, Signals, Unit, View};
 use tch::{Device, Kind, Tensor};
 
 use super::batch::Micro;
+use super::gradients::Gradients;
+use super::head::HeadPlace;
 use super::noise;
 use super::setup::Material;
 use super::teacher::{Among, Said, Teacher};
-use super::together;
+use super::together::{self, Dealt};
 use super::work::{Learnt, Work};
 use crate::data::sampler::Cut;
 use crate::data::{Example, by_length};
+use crate::dist::Bytes;
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, Padding};
 use crate::native;
@@ -45,6 +48,8 @@ pub struct Told {
     pub noise: Option<Estimate>,
     /// How long it took.
     pub time: Duration,
+    /// What this process exchanged with the others, for the update and the replies that it learns from.
+    pub exchanged: Bytes,
 }
 
 /// What came of the rows of an update.
@@ -64,8 +69,7 @@ pub struct Gradient {
 #[derive(Debug)]
 pub struct Updater {
     policy: Box<dyn Policy>,
-    /// Float32, one a parameter that learns.
-    sums: Vec<Tensor>,
+    gradients: Gradients,
     /// None where the head does not learn.
     head: Option<HeadPlace>,
     cut: Cut,
@@ -74,22 +78,13 @@ pub struct Updater {
     least: usize,
 }
 
-/// Which parameters the head is, and where its gradient adds up.
-#[derive(Debug)]
-struct HeadPlace {
-    weight: usize,
-    bias: Option<usize>,
-    grads: HeadGrads,
-}
-
 impl Updater {
     /// Room for the gradients of the student.
     pub fn new(material: &Material, policy: Box<dyn Policy>, cut: Cut, least: usize) -> Result<Self> {
-        let sums: Vec<Tensor> =
-            material.learnt().masters().iter().map(|t| Ok(t.f_zeros_like()?)).collect::<Result<_>>()?;
+        let gradients = material.gradients()?;
         let head = material.adapted.is_none().then(|| HeadPlace::of(&material.student)).transpose()?;
         let eos = material.eos.iter().map(|&id| i64::from(id)).collect();
-        Ok(Updater { policy, sums, head, cut, eos, least })
+        Ok(Updater { policy, gradients, head, cut, eos, least })
     }
 
     /// The policy.
@@ -109,12 +104,12 @@ impl Updater {
 
     /// The gradient of each parameter, as the last update left it.
     pub fn sums(&self) -> &[Tensor] {
-        &self.sums
+        self.gradients.sums()
     }
 
     /// Puts other tensors where gradients add up, and answers those.
     pub(super) fn replace_sums(&mut self, sums: Vec<Tensor>) -> Vec<Tensor> {
-        std::mem::replace(&mut self.sums, sums)
+        self.gradients.replace_sums(sums)
     }
 
     /// How rows are cut.
@@ -132,44 +127,52 @@ impl Updater {
     ) -> Result<Told> {
         let begun = Instant::now();
         let Gradient { loss, terms, tokens, noise } = self.gradient(material, work)?;
-        let outcome =
-            if loss.is_finite() { optimizer.step(&self.sums, lr)? } else { Outcome::Skipped(f64::NAN) };
-        let (Outcome::Done(norm) | Outcome::Skipped(norm)) = outcome;
-        together::alike(&material.world, norm)?;
-        if let Outcome::Done(_) = outcome {
-            material.learnt().publish()?;
-        }
-        Ok(Told { outcome, loss, terms, tokens, rows: work.main.len(), noise, time: begun.elapsed() })
+        let outcome = if loss.is_finite() {
+            material.step(&self.gradients, optimizer, lr)?
+        } else {
+            Outcome::Skipped(f64::NAN)
+        };
+        Ok(Told {
+            outcome,
+            loss,
+            terms,
+            tokens,
+            rows: work.main.len(),
+            noise,
+            time: begun.elapsed(),
+            exchanged: Bytes::default(),
+        })
     }
 
-    /// The gradient of an update, into the sums: each rank goes through its share of the rows, and all have the whole.
+    /// The gradient of an update: each rank goes through its share of the rows, and all have the whole, or each its part.
     pub fn gradient(&mut self, material: &Material, work: &Work) -> Result<Gradient> {
         let tokens: usize = work.main.iter().map(|row| row.example.targets()).sum();
         let divisor = match self.policy.plan().unit {
             Unit::Tokens => tokens,
             Unit::Rows => work.main.len(),
         };
-        native::zero_all(&self.sums)?;
-        let own = together::own_of(work.main.iter().map(|row| &row.example), &material.world);
+        self.gradients.clear()?;
+        let Dealt { own, passes } =
+            together::dealt(work.main.iter().map(|row| &row.example), &material.world, self.cut);
         let main: Vec<&Learnt> = own.iter().map(|&n| &work.main[n]).collect();
         let (numbers, sampled) = (&of_rows(&own, &work.numbers)[..], work.sampled);
         let (noise, beside) = work.noise.split_at(work.noise.len().min(work.main.len()));
-        let noise = &of_rows(&own, noise)[..];
-        let rows = PartRows { part: Part::Main, rows: &main, numbers, noise, divisor, tokens, sampled };
+        let (noise, reach) = (&of_rows(&own, noise)[..], Reach { last: work.corpus.is_empty(), passes });
+        let rows =
+            PartRows { part: Part::Main, rows: &main, numbers, noise, divisor, tokens, sampled, reach };
         let (mut loss, mut terms, noise) = self.part(material, &rows, work.measured)?;
         if !work.corpus.is_empty() {
-            let own = together::own_of(work.corpus.iter(), &material.world);
+            let Dealt { own, passes } = together::dealt(work.corpus.iter(), &material.world, self.cut);
             let text: Vec<Learnt> = own.iter().map(|&n| Learnt::given(work.corpus[n].clone())).collect();
             let tokens = work.corpus.iter().map(Example::targets).sum();
             let rows = text.iter().collect::<Vec<_>>();
-            let part = Part::Corpus;
+            let (part, reach) = (Part::Corpus, Reach { last: true, passes });
             let (rows, numbers, noise, sampled) = (&rows[..], &[][..], &of_rows(&own, beside)[..], false);
-            let rows = PartRows { part, rows, numbers, noise, divisor: tokens, tokens, sampled };
+            let rows = PartRows { part, rows, numbers, noise, divisor: tokens, tokens, sampled, reach };
             let (more, named, _) = self.part(material, &rows, false)?;
             loss += more;
             terms.extend(named);
         }
-        material.world.all_reduce(&self.sums)?;
         Ok(Gradient { loss, terms, tokens, noise })
     }
 
@@ -202,20 +205,28 @@ impl Updater {
     ) -> Result<()> {
         self.head.iter().try_for_each(HeadPlace::clear)?;
         let divisor = part.divisor.max(1) as f64;
-        for group in groups {
+        for (n, group) in groups.iter().enumerate() {
             let rows: Vec<&Learnt> = group.iter().map(|&row| part.rows[row]).collect();
             let (numbers, noise) = (of_rows(group, part.numbers), of_rows(group, part.noise));
             let group = PartRows { rows: &rows, numbers: &numbers, noise: &noise, ..*part };
-            self.micro(material, &group, divisor, sums)?;
+            self.micro(material, &group, (divisor, n + 1 == groups.len()), sums)?;
         }
-        self.head.iter().try_for_each(|head| head.add(&self.sums, 1.0 / divisor))
+        // The others may have more to go through than this rank, and wait for it.
+        let passes = if self.gradients.in_step() { part.reach.passes } else { 1 };
+        for _ in groups.len()..passes {
+            material.rest()?;
+            if part.reach.last || self.gradients.in_step() {
+                self.gradients.empty_pass(&material.world)?;
+            }
+        }
+        Ok(())
     }
 
     fn micro(
         &mut self,
         material: &Material,
         part: &PartRows<'_>,
-        divisor: f64,
+        (divisor, last): (f64, bool),
         sums: &mut Sums,
     ) -> Result<()> {
         signal::pass();
@@ -245,8 +256,18 @@ impl Updater {
         };
         let scored = self.policy.score(view)?;
         let grad = scored.grad.as_ref().ok_or_else(|| Error::bug("a loss without a gradient"))?;
-        native::backward(&[hidden_nd], &[grad.f_mul_scalar(1.0 / divisor)?], false)?;
-        material.learnt().collect_grads(&self.sums)?;
+        if last || self.gradients.in_step() {
+            material.rest()?;
+        }
+        let (grad, mut alone) = ([grad.f_mul_scalar(1.0 / divisor)?], Vec::new());
+        if let Some(head) = self.head.as_ref().filter(|_| last) {
+            // Whole before the pass that the others are to have the gradients of.
+            head.add(&mut self.gradients, 1.0 / divisor)?;
+            alone = head.alone();
+        }
+        let end = (last && part.reach.last, &alone[..]);
+        let backward = || native::backward(&[hidden_nd], &grad, false);
+        self.gradients.pass(&material.world, material.learnt(), end, backward)?;
         sums.add(scored)
     }
 
@@ -299,6 +320,16 @@ pub(super) struct PartRows<'a> {
     tokens: usize,
     /// Whether EOS was barred at first.
     sampled: bool,
+    reach: Reach,
+}
+
+/// What a part of an update means to the other ranks.
+#[derive(Clone, Copy)]
+struct Reach {
+    /// Whether the gradients go to them when it is through.
+    last: bool,
+    /// Micro-batches of the rank that has most.
+    passes: usize,
 }
 
 /// A number for each token of rows that have one each; none where they have none.
@@ -314,33 +345,6 @@ fn each_token(rows: &[f64], lengths: &[usize], device: Device) -> Result<Option<
 pub(super) fn states(model: &CausalLm, micro: &Micro) -> Result<Tensor> {
     let _off = tch::no_grad_guard();
     Ok(micro.rows.pack(&model.hidden(&micro.ids_bt, &Padding::Right)?)?)
-}
-
-impl HeadPlace {
-    fn of(student: &CausalLm) -> Result<Self> {
-        let compute = student.params().compute();
-        let place = |t: &Tensor| {
-            let found = compute.iter().position(|c| c.data_ptr() == t.data_ptr());
-            found.ok_or_else(|| Error::bug("the head is none of the parameters"))
-        };
-        let own = student.head();
-        let (weight, bias) = (place(&own.weight_vd)?, own.bias_v.as_ref().map(place).transpose()?);
-        Ok(HeadPlace { weight, bias, grads: HeadGrads::zeros(&student.scoring_head())? })
-    }
-
-    fn clear(&self) -> Result<()> {
-        let all = [Some(&self.grads.weight_vd), self.grads.bias_v.as_ref()];
-        native::zero_all(&all.into_iter().flatten().map(Tensor::shallow_clone).collect::<Vec<_>>())
-    }
-
-    /// Adds the head's gradient to the others.
-    fn add(&self, sums: &[Tensor], factor: f64) -> Result<()> {
-        let mut pairs = vec![(self.weight, &self.grads.weight_vd)];
-        pairs.extend(self.bias.zip(self.grads.bias_v.as_ref()));
-        let (into, from): (Vec<Tensor>, Vec<Tensor>) =
-            pairs.into_iter().map(|(at, t)| (sums[at].shallow_clone(), t.shallow_clone())).unzip();
-        native::add_all(&into, &from, factor)
-    }
 }
 
 /// What the micro-batches add up to, on the device until the part's end.

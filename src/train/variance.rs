@@ -89,7 +89,7 @@ fn work(gather: &Gather, material: &Material, policy: &dyn Policy, n: u64) -> Re
         numbers: plan.rollout,
         states: plan.rollout && plan.teacher,
     };
-    let collected = together::collect(&material.world, &collector, &prompts, &mut |_| {})?.experiences;
+    let collected = together::collect(material, &collector, &prompts, &mut |_| {})?.experiences;
     let rows: Vec<&Experience> = collected.iter().collect();
     let update = Update { longest: gather.sampling().max_new_tokens, total: &mut |_| Ok(()) };
     Ok(Work::sampled(&rows, Some(policy.prepare(&rollouts(&rows), update)?)))

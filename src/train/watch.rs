@@ -55,6 +55,8 @@ pub struct Finished {
     pub done: u64,
     /// The best evaluation.
     pub best: Option<Found>,
+    /// The most memory that each process has held, in bytes: of its GPU, or of the machine.
+    pub memory: Vec<u64>,
 }
 
 /// The evaluation that decided what is best.

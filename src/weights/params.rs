@@ -40,8 +40,24 @@ pub struct Params {
 impl Params {
     /// Makes the planned tensors, computing in `kind` on `device`.
     pub fn from_plan(plan: &Plan<'_>, kind: Kind, device: Device, residence: Residence) -> Result<Self> {
+        Self::from_plan_of(plan, kind, device, residence, &|_| true)
+    }
+
+    /// The same of the tensors that are wanted; the others have their shapes, and no memory.
+    pub fn from_plan_of(
+        plan: &Plan<'_>,
+        kind: Kind,
+        device: Device,
+        residence: Residence,
+        wanted: &dyn Fn(&str) -> bool,
+    ) -> Result<Self> {
         let mut tensors = Vec::new();
         for t in plan.tensors() {
+            if !wanted(&t.spec.name) {
+                let nothing = Tensor::f_zeros([1i64], (kind, device))?.f_expand(&t.spec.shape[..], false)?;
+                tensors.push((t.spec.name.clone(), nothing));
+                continue;
+            }
             let size = t.kind.elt_size_in_bytes();
             let mapped = if t.bytes.as_ptr().align_offset(size) == 0 {
                 native::tensor_over(t.file.owner(), t.range.clone(), &t.spec.shape, t.kind)?
@@ -117,6 +133,13 @@ impl Params {
         Ok(self.compute[*i].shallow_clone())
     }
 
+    /// Puts another tensor in the place of the one of this name, for the models that are built of these from now on.
+    pub fn replace(&mut self, name: &str, tensor: Tensor) -> Result<()> {
+        let i = self.index.get(name).ok_or_else(|| Error::bug("no such tensor").field(name))?;
+        self.compute[*i] = tensor;
+        Ok(())
+    }
+
     /// Puts an adapter beside the tensor of this name, for the models that are built of these from now on.
     pub(super) fn adapt(&mut self, name: &str, adapter: Adapter) {
         self.adapters.insert(name.to_string(), adapter);
@@ -152,6 +175,12 @@ impl Params {
         &self.masters
     }
 
+    /// Gives the masters' memory back where they are dealt out to the processes of a run: [`Params::publish`] does
+    /// nothing then.
+    pub fn forget_masters(&mut self) {
+        self.masters = Vec::new();
+    }
+
     /// Adds the gradients that the last backward pass left to `into` (float32, one a parameter) and
     /// forgets them, so that they take no memory while the next pass goes forward. A parameter that the loss did not reach adds nothing.
     pub fn collect_grads(&self, into: &[Tensor]) -> Result<()> {
@@ -172,7 +201,9 @@ impl Params {
     /// Rounds the masters into what the model computes with.
     pub fn publish(&self) -> Result<()> {
         match self.compute.first() {
-            Some(t) if t.kind() != Kind::Float => native::copy_all(&self.compute, &self.masters),
+            Some(t) if t.kind() != Kind::Float && !self.masters.is_empty() => {
+                native::copy_all(&self.compute, &self.masters)
+            }
             _ => Ok(()),
         }
     }

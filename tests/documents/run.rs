@@ -53,6 +53,10 @@ const NOT_RUN: &[(&str, &str)] = &[
          --max-new-tokens 64",
         "needs the real model and hours; evaluation::command runs each metric",
     ),
+    (
+        "cargo run --release --example processes -- scaling",
+        "builds an example; quickstart::what_processes_cost_is_predicted runs it",
+    ),
     ("make build", "builds what this tests"),
     ("scripts/law-corpus", "fetches text"),
     ("scripts/fashion-mnist data/fashion-mnist", "fetches images"),

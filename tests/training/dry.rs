@@ -192,3 +192,28 @@ fn one_row(case: &Case) -> String {
     std::fs::write(&path, format!("{}\n", json!({"prompt": "a", "response": "b"}))).unwrap();
     format!("data.train={:?}", path.display().to_string())
 }
+
+/// What each of two processes holds, of all and of its part alone.
+#[test]
+fn the_memory_of_parts_is_predicted_within_a_quarter() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = dir.path().join("rows.jsonl");
+    std::fs::write(&rows, learning::chain(1, 16, 100)).unwrap();
+    let case = Case::new("sft", &rows);
+    let student = learning::student(&case, "student", 640, 8);
+    let settings = [student.as_str(), "train.steps=2", "train.batch=4", "train.micro_batch=1"];
+    let mut held = Vec::new();
+    for zero in ["dist.zero=0", "dist.zero=1", "dist.zero=2"] {
+        let settings = [&settings[..], &[zero, "dist.bucket=4"]].concat();
+        let answer = case.good(zero, &settings, &["--nproc", "2", "--dry-run"]);
+        let predicted = serde_json::from_str::<Value>(answer.out.trim()).unwrap()["memory"].as_f64().unwrap();
+        let answer = case.good(zero, &settings, &["--nproc", "2"]);
+        let done: Value = serde_json::from_str(answer.out.trim()).unwrap();
+        let most = done["memory"].as_array().unwrap().iter().map(|n| n.as_f64().unwrap()).fold(0.0, f64::max);
+        eprintln!("{zero}: predicted {} MiB, held {} MiB", predicted as u64 >> 20, most as u64 >> 20);
+        assert!((predicted / most - 1.0).abs() < 0.25, "{zero}: predicted {predicted}, held {most}");
+        held.push(most);
+    }
+    // 33 million parameters: half of the moments, and half of the sums, are 130 and 65 MB.
+    assert!(held[0] - held[2] > 100e6, "{held:?}");
+}

@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use retort::dist::{Launch, World, children};
+use retort::dist::{Dealing, Launch, World, children};
 use retort::error::Cause;
 use retort::native::group::Store;
 use tch::Tensor;
@@ -45,12 +45,42 @@ fn as_one_rank() {
     assert_eq!(all, [f64::MIN_POSITIVE, 1.0 / 3.0, -0.0].map(f64::to_bits));
     assert_eq!(world.sum(if rank == 1.0 { &[] } else { &[2.0, 1.0] }).unwrap(), [4.0, 2.0]);
     world.barrier().unwrap();
+    work_goes_to_whoever_is_free(&world);
     // A signal at one is one at all.
     assert!(world.agree(Ok(())).is_ok());
     let own =
         if rank == 1.0 { Err(retort::error::Error::new(Cause::Stopped(15), "stopped")) } else { Ok(()) };
     assert_eq!(world.agree(own).unwrap_err().cause(), Cause::Stopped(15));
     world.barrier().unwrap();
+}
+
+/// Of three ranks the slow one does least of what is left for later, and every piece is done once.
+fn work_goes_to_whoever_is_free(world: &World) {
+    let first = vec![vec![0], vec![1], vec![2]];
+    let dealing = Dealing { first, later: (3..15).map(|n| vec![n]).collect() };
+    let mut own: Vec<u8> = Vec::new();
+    let slow = world.rank() == 2;
+    let worked = world.work(&dealing, &mut |pieces| {
+        std::thread::sleep(Duration::from_millis(if slow { 400 } else { 5 }));
+        own.extend(pieces.iter().map(|&n| n as u8));
+        Ok(())
+    });
+    worked.unwrap();
+    let all = world.gather_bytes(&own).unwrap();
+    let mut done = all.concat();
+    done.sort();
+    assert_eq!(done, (0..15).collect::<Vec<u8>>());
+    assert!(all[2].len() < all[0].len().max(all[1].len()), "{all:?}");
+    assert!((0..3).all(|rank| all[rank][0] == rank as u8), "{all:?}");
+    // The next dealing begins anew.
+    let one = Dealing { first: vec![vec![]; 3], later: vec![vec![7]] };
+    let mut count = 0;
+    let worked = world.work(&one, &mut |pieces| {
+        count += pieces.len();
+        Ok(())
+    });
+    worked.unwrap();
+    assert_eq!(world.sum(&[f64::from(count as u8)]).unwrap(), [1.0]);
 }
 
 #[test]

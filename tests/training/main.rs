@@ -12,6 +12,7 @@ mod dry;
 mod evaluations;
 mod exchanges;
 mod golden;
+mod kills;
 mod learning;
 mod lora;
 mod minillm;
@@ -20,6 +21,7 @@ mod papers;
 mod processes;
 mod regime;
 mod runs;
+mod shares;
 #[path = "../support/mod.rs"]
 mod support;
 mod talks;
@@ -50,6 +52,8 @@ fn tensors(path: &Path) -> HashMap<String, Tensor> {
 /// A folder with a config in it, and the run directory beside it.
 struct Case {
     dir: tempfile::TempDir,
+    /// What it computes in.
+    dtype: &'static str,
 }
 
 impl Case {
@@ -64,7 +68,12 @@ impl Case {
             rows.display().to_string()
         );
         std::fs::write(dir.path().join("run.toml"), text).unwrap();
-        Case { dir }
+        Case { dir, dtype: "f32" }
+    }
+
+    /// The same computed in another type.
+    fn computes_in(self, dtype: &'static str) -> Case {
+        Case { dtype, ..self }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -78,7 +87,7 @@ impl Case {
     /// The arguments of a run in `out` with these settings.
     fn arguments(&self, out: &str, settings: &[&str], flags: &[&str]) -> Vec<String> {
         let mut all = vec!["distill".into(), self.text("run.toml"), "--out".into(), self.text(out)];
-        all.extend(["--dtype", "f32", "--device", "cpu", "--json"].map(String::from));
+        all.extend(["--dtype", self.dtype, "--device", "cpu", "--json"].map(String::from));
         for setting in settings {
             all.extend(["--set".to_string(), setting.to_string()]);
         }
@@ -106,7 +115,7 @@ impl Case {
         assert!(text.is_empty() || text.ends_with('\n'), "half a line");
         let line = |line: &str| {
             let mut value: Value = serde_json::from_str(line).unwrap();
-            for times in ["seconds", "tokens_per_second"] {
+            for times in ["seconds", "tokens_per_second", "exchanged"] {
                 value.as_object_mut().unwrap().remove(times);
             }
             value

@@ -13,7 +13,7 @@ use crate::support::{Answer, command, fixture};
 use crate::{Case, tensors, text_of};
 
 /// How far apart the weights of two runs are, by the length of the way from where both began.
-fn apart(case: &Case, one: &str, other: &str, begun: &Path) -> f64 {
+pub fn apart(case: &Case, one: &str, other: &str, begun: &Path) -> f64 {
     let of = |path: &Path| tensors(&path.join("model.safetensors"));
     let (a, b, start) = (of(&case.path(one)), of(&case.path(other)), of(begun));
     let square = |t: Tensor| t.to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[]);
@@ -27,7 +27,7 @@ fn apart(case: &Case, one: &str, other: &str, begun: &Path) -> f64 {
 }
 
 /// Metrics agree to what the order of sums can do.
-fn alike(case: &Case, one: &str, other: &str) {
+pub fn alike(case: &Case, one: &str, other: &str) {
     let (a, b) = (case.metrics(one), case.metrics(other));
     assert_eq!(a.len(), b.len(), "{other}");
     for (a, b) in a.iter().zip(&b) {
@@ -54,7 +54,7 @@ fn alike(case: &Case, one: &str, other: &str) {
 }
 
 /// Where a run of no update to speak of leaves what the others begin with.
-fn beginning(case: &Case, settings: &[&str]) -> std::path::PathBuf {
+pub fn beginning(case: &Case, settings: &[&str]) -> std::path::PathBuf {
     let settings = [settings, &["train.steps=1", "train.lr=1e-30", "train.eval_every=0"]].concat();
     case.good("begun", &settings, &[]);
     case.path("begun/final")
@@ -156,7 +156,7 @@ fn several_processes_refuse_the_noise_scale() {
 }
 
 /// A run that goes on until it is ended, in a world of so many.
-struct Going<'c> {
+pub struct Going<'c> {
     case: &'c Case,
     child: Child,
     out: String,
@@ -173,15 +173,28 @@ const LONG: [&str; 7] = [
 ];
 
 impl<'c> Going<'c> {
-    fn new(case: &'c Case, out: &str, settings: &[&str], size: &str) -> Going<'c> {
+    pub fn new(case: &'c Case, out: &str, settings: &[&str], size: &str) -> Going<'c> {
+        Going::with_fault(case, out, settings, size, None)
+    }
+
+    /// The same, killed at a step of what is written: see `RETORT_FAULT`.
+    pub fn with_fault(
+        case: &'c Case,
+        out: &str,
+        settings: &[&str],
+        size: &str,
+        fault: Option<String>,
+    ) -> Going<'c> {
         let err = std::fs::File::create(case.path(&format!("{out}.err"))).unwrap();
         let arguments = case.arguments(out, settings, &["--nproc", size]);
-        let child = command(&arguments).stdout(Stdio::null()).stderr(err).spawn().unwrap();
+        let mut command = command(&arguments);
+        command.envs(fault.map(|fault| ("RETORT_FAULT", fault)));
+        let child = command.stdout(Stdio::null()).stderr(err).spawn().unwrap();
         Going { case, child, out: out.into() }
     }
 
     /// Waits until so many updates are written down.
-    fn after(self, updates: usize) -> Self {
+    pub fn after(self, updates: usize) -> Self {
         let path = self.case.path(&self.out).join("metrics.jsonl");
         let begun = Instant::now();
         while std::fs::read_to_string(&path).map_or(0, |text| text.lines().count()) < updates {
@@ -207,13 +220,13 @@ impl<'c> Going<'c> {
         list.split_whitespace().find(is).unwrap().parse().unwrap()
     }
 
-    fn tell(&self, rank: usize, signal: i32) {
+    pub fn tell(&self, rank: usize, signal: i32) {
         // SAFETY: a child of a child of this test, which has not been waited for.
         unsafe { libc::kill(self.of_rank(rank), signal) };
     }
 
     /// The exit code, and what was said.
-    fn ends(mut self) -> (i32, String) {
+    pub fn ends(mut self) -> (i32, String) {
         let begun = Instant::now();
         while self.child.try_wait().unwrap().is_none() {
             assert!(begun.elapsed() < crate::LIMIT, "it does not end: {}", self.said());

@@ -59,6 +59,7 @@ impl Toy {
             adapted: None,
             world: Default::default(),
             files: ModelFiles::read(&folder.join("config.json"), &folder).unwrap(),
+            split: None,
         };
         Toy { dir, material }
     }

@@ -20,7 +20,7 @@ impl Watch for Silent {
     fn preparing(&mut self, _: &'static str, _: usize, _: usize) {}
 }
 
-fn fixture(name: &str) -> PathBuf {
+pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
