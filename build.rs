@@ -3,7 +3,7 @@
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build.rs");
@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn shim(include: &Path) -> cc::Build {
-    for file in ["shim.cpp", "cuda.cpp", "dist.cpp", "shim.h", "stand-in"] {
+    for file in ["shim.cpp", "cuda.cpp", "nccl.cpp", "dist.cpp", "shim.h", "stand-in"] {
         println!("cargo:rerun-if-changed=src/native/{file}");
     }
     let mut build = cc::Build::new();
@@ -50,35 +50,65 @@ fn shim(include: &Path) -> cc::Build {
 /// libtorch_cuda.so is. It needs CUDA's headers alone: no toolkit, no GPU. Without them it is empty.
 fn cuda_half(lib: &Path, include: &Path) -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-env-changed=CUDA_HOME");
-    let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("no OUT_DIR")?).join("libretort_cuda.so");
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("no OUT_DIR")?);
+    let half = out.join("libretort_cuda.so");
     let beside_torch = lib.join("../../nvidia/cu13/include");
     let toolkit = std::env::var_os("CUDA_HOME").map(|home| PathBuf::from(home).join("include"));
     let headers = [Some(beside_torch), toolkit]
         .into_iter()
         .flatten()
         .find(|dir| dir.join("cuda_runtime_api.h").exists() && dir.join("crt/host_defines.h").exists());
-    let built = headers.is_some_and(|headers| {
+    let linked = headers.is_some_and(|headers| {
+        // NCCL's header is that of torch's own NCCL, or the stand-in for it: never another version's.
+        let nccl = lib.join("../../nvidia/nccl/include");
+        let nccl = if nccl.join("nccl.h").exists() { nccl } else { "src/native/stand-in/nccl".into() };
         let mut build = shim(include);
-        build.flag("-isystem").flag(&headers);
-        let mut command = build.get_compiler().to_command();
-        command.args(["-shared", "-o"]).arg(&out).arg("src/native/cuda.cpp");
-        command.output().is_ok_and(|o| {
-            if !o.status.success() {
-                let text = String::from_utf8_lossy(&o.stderr);
-                let first = text.lines().find(|l| l.contains("error")).unwrap_or("unknown");
-                println!("cargo:warning=the CUDA half did not compile, this binary is for the CPU: {first}");
-            }
-            o.status.success()
-        })
+        for dir in [nccl, headers, "src/native/stand-in/cuda".into()] {
+            build.flag("-isystem").flag(dir);
+        }
+        // Both at once: c10d's headers take long.
+        let parts = [
+            ("cuda", "the CUDA half did not compile, this binary is for the CPU"),
+            ("nccl", "NCCL's part did not compile, GPUs exchange over the processors' memory"),
+        ];
+        let begun = parts.map(|(name, without)| (object(&build, &out, name), without));
+        let made = begun.map(|((object, compiling), without)| ended(compiling, without).then_some(object));
+        let [Some(first), second] = made else { return false };
+        let mut link = build.get_compiler().to_command();
+        link.args(["-shared", "-o"]).arg(&half).arg(first).args(second);
+        ended(link.stderr(Stdio::piped()).spawn(), "the CUDA half did not link, this binary is for the CPU")
     });
-    if !built {
+    if !linked {
         #[expect(
             clippy::disallowed_methods,
             reason = "an empty file in cargo's own folder, before there is a store"
         )]
-        std::fs::write(&out, [])?;
+        std::fs::write(&half, [])?;
     }
     Ok(())
+}
+
+/// Begins to compile a part of the CUDA half.
+fn object(build: &cc::Build, out: &Path, name: &str) -> (PathBuf, std::io::Result<Child>) {
+    let object = out.join(format!("half-{name}.o"));
+    let mut command = build.get_compiler().to_command();
+    command.args(["-c", "-o"]).arg(&object).arg(format!("src/native/{name}.cpp"));
+    (object, command.stderr(Stdio::piped()).spawn())
+}
+
+/// Whether a compiler has done its work; else cargo says what follows, and why.
+fn ended(begun: std::io::Result<Child>, without: &str) -> bool {
+    let done = begun.and_then(Child::wait_with_output);
+    let why = match &done {
+        Ok(o) if o.status.success() => return true,
+        Ok(o) => {
+            let text = String::from_utf8_lossy(&o.stderr);
+            text.lines().find(|line| line.contains("error")).unwrap_or("unknown").to_string()
+        }
+        Err(e) => e.to_string(),
+    };
+    println!("cargo:warning={without}: {why}");
+    false
 }
 
 /// The commit for `--version`, where there is a git.

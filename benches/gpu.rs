@@ -1,4 +1,5 @@
-//! Sampling on a GPU: tokens a second, and the share of the memory's speed that the steps reach. README.md
+//! Sampling on a GPU: tokens a second, and the share of the memory's speed that the steps reach; and what the exchange
+//! of an update's gradients costs. README.md
 //! says how it is carried to a machine that has one.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a bench stops where something is wrong")]
@@ -6,10 +7,11 @@
 #[expect(dead_code, reason = "the other benches use more of it")]
 mod support;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use retort::decode::{Sampling, replies};
-use retort::model::{CausalLm, read_design};
+use retort::dist::{Launch, World};
+use retort::model::{CausalLm, Padding, read_design};
 use retort::native::cuda;
 use retort::weights::Params;
 use serde_json::json;
@@ -36,12 +38,46 @@ fn main() {
     println!("{}", table.head());
     let speed = copy_speed(&args, device);
     println!("* memory: {:.0} GB/s read and written by a copy", speed / 1e9);
+    exchange(&args, device);
     println!("\n| row | tokens a second | ms a step | of the memory's speed |\n|---|---:|---:|---:|");
     for (name, layers, width) in [("124M", 12, 768), ("1.5B", 48, 1600)] {
         let model = model(&args, layers, width, device);
         for rows in [64usize, 256] {
             row(&args, &format!("{name}, batch {rows}"), &model, rows, speed);
         }
+    }
+}
+
+/// What it costs to send an update's gradients through the exchanges of several processes, in a world of one.
+fn exchange(args: &Args, device: Device) {
+    let model = model(args, 12, 768, device);
+    let sums: Vec<Tensor> = model.params().masters().iter().map(Tensor::zeros_like).collect();
+    let (rows, columns) = if args.quick { (2, 8) } else { (8, 256) };
+    let ids = Tensor::arange(rows * columns, (Kind::Int64, device)).remainder(60).view([rows, columns]);
+    let take = |world: &World| {
+        let start = Instant::now();
+        let logits = model.logits(&model.hidden(&ids, &Padding::Right).unwrap()).unwrap();
+        logits.log_softmax(-1, Kind::Float).select(-1, 3).mean(Kind::Float).backward();
+        model.params().collect_grads(&sums).unwrap();
+        world.all_reduce(&sums).unwrap();
+        settled(device);
+        1e3 * start.elapsed().as_secs_f64()
+    };
+    let meet = || World::meet(&Launch::alone(), Duration::from_secs(60), device).unwrap();
+    let (alone, together) = (World::alone(), meet());
+    take(&together);
+    let rounds: Vec<(f64, f64)> = (0..args.rounds).map(|_| (take(&alone), take(&together))).collect();
+    let way = if device.is_cuda() && together.exchanges_on(device) { "NCCL" } else { "Gloo" };
+    println!(
+        "* {rows} x {columns} tokens forward and back: {:.1} ms alone, {:.1} ms with the gradients through {way}",
+        median(&rounds.iter().map(|r| r.0).collect::<Vec<_>>()),
+        median(&rounds.iter().map(|r| r.1).collect::<Vec<_>>())
+    );
+}
+
+fn settled(device: Device) {
+    if let Device::Cuda(n) = device {
+        cuda::synchronize(n).unwrap()
     }
 }
 
@@ -100,15 +136,10 @@ fn copy_speed(args: &Args, device: Device) -> f64 {
     let n = if args.quick { 1 << 20 } else { 1 << 31 };
     let from = Tensor::zeros([n], (Kind::Uint8, device));
     let mut to = from.zeros_like();
-    let wait = || {
-        if let Device::Cuda(n) = device {
-            cuda::synchronize(n).unwrap()
-        }
-    };
     to.copy_(&from);
-    wait();
+    settled(device);
     let start = Instant::now();
     (0..10).for_each(|_| to.copy_(&from));
-    wait();
+    settled(device);
     20.0 * n as f64 / start.elapsed().as_secs_f64()
 }

@@ -6,10 +6,13 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use retort::decode::{Sampling, replies};
+use retort::dist::{Launch, World};
 use retort::model::{CausalLm, LoadOptions, Padding};
-use retort::native::{self, cuda};
+use retort::native::group::{Exchanged, Group, Store};
+use retort::native::{self, cuda, nccl};
 use retort::weights::Residence;
 use tch::{Device, Kind, Tensor};
 
@@ -141,4 +144,52 @@ fn a_captured_graph_replays() {
     graph.replay().unwrap();
     cuda::synchronize(0).unwrap();
     assert_eq!(out.max().double_value(&[]), 4.0 * 64.0);
+}
+
+/// NCCL with a world of one, through the same calls as many: nothing is added, and what each gets is what it gave.
+#[test]
+fn exchanges_go_over_nccl() {
+    let Some(_one) = gpu("exchanges_go_over_nccl") else { return };
+    let most = Duration::from_secs(60);
+    nccl::check().unwrap();
+    let store = Store::open("127.0.0.1", 0, true, "gpu", most).unwrap();
+    let group = Group::join_nccl(&store, 0, 1, 0, most).unwrap();
+    let of = |kind: Kind| (Tensor::arange(6, (Kind::Float, Device::Cuda(0))) + 0.5).to_kind(kind);
+    for kind in [Kind::Float, Kind::BFloat16] {
+        for what in
+            [Exchanged::Sum, Exchanged::All, Exchanged::OfOne, Exchanged::PartOfSum, Exchanged::Nothing]
+        {
+            let (given, got) = (of(kind), of(kind).zeros_like());
+            let (input, out) = match what {
+                Exchanged::Nothing => (None, None),
+                Exchanged::All | Exchanged::PartOfSum => (Some(&given), Some(&got)),
+                Exchanged::Sum | Exchanged::OfOne => (Some(&given), None),
+            };
+            let exchange = group.begin(what, input, out, 0).unwrap();
+            assert!(exchange.wait(most).unwrap(), "{what:?}");
+            assert!(given.equal(&of(kind)), "{what:?} changed what it was given");
+            assert!(out.is_none_or(|got| got.equal(&of(kind))), "{what:?}");
+        }
+    }
+}
+
+/// A world's gradients stay on the GPU: the sums are those of the CPU, and nothing of their size is copied to it.
+#[test]
+fn a_world_of_one_sums_on_the_gpu() {
+    let Some(_one) = gpu("a_world_of_one_sums_on_the_gpu") else { return };
+    let world = World::meet(&Launch::alone(), Duration::from_secs(60), Device::Cuda(0)).unwrap();
+    assert!(world.exchanges_on(Device::Cuda(0)));
+    let of = |n: i64| Tensor::arange(n, (Kind::Float, Device::Cuda(0))).sin();
+    let sums = [of(7), of(1 << 20).view([1 << 10, 1 << 10]).tr(), of(5_000_000)];
+    let before: Vec<Tensor> = sums.iter().map(Tensor::copy).collect();
+    world.all_reduce(&sums).unwrap();
+    world.broadcast(&sums, 0).unwrap();
+    for (sum, before) in sums.iter().zip(&before) {
+        assert!(sum.equal(before));
+        assert!(
+            world.all_gather(sum).unwrap()[0].equal(before)
+                && world.reduce_scatter(sum).unwrap().equal(before)
+        );
+    }
+    world.barrier().unwrap();
 }

@@ -46,7 +46,8 @@ pub(super) fn run(args: &Distill, common: &Common) -> Result<()> {
             None => show(&train::plan_of(config, &out, &options, (copies, copies))?, common),
         };
     }
-    let world = launch.map(|launch| World::join(&launch, Duration::from_secs_f64(timeout))).transpose()?;
+    let timeout = Duration::from_secs_f64(timeout);
+    let world = launch.map(|launch| World::join_on(&launch, timeout, device)).transpose()?;
     let world = Rc::new(world.unwrap_or_default());
     if !world.is_first() {
         return train::run_in(&world, config, &out, &options, &mut Silent).map(|_| ());

@@ -31,6 +31,13 @@ pub struct Launch {
 type Ask<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 impl Launch {
+    /// A process without others, which keeps its own store.
+    pub fn alone() -> Launch {
+        let (host, prefix) = ("127.0.0.1".to_string(), "alone".to_string());
+        let (local_rank, local_size) = (0, 1);
+        Launch { rank: 0, size: 1, local_rank, local_size, host, port: 0, serves: true, kept: false, prefix }
+    }
+
     /// What the environment says; none where it says nothing of other processes.
     pub fn from_environment() -> Result<Option<Launch>> {
         Launch::of(&|name| std::env::var(name).ok().filter(|text| !text.is_empty()))

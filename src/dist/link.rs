@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use super::Bytes;
+use super::devices::Devices;
 use super::launch::Launch;
 use super::watch::{Fault, Lookout, Pulse, gone};
 use crate::error::{Cause, Error, Result};
@@ -23,14 +24,16 @@ const TO_LEAVE: Duration = Duration::from_secs(5);
 /// The ties.
 #[derive(Debug)]
 pub struct Link {
-    rank: usize,
-    size: usize,
+    pub(super) rank: usize,
+    pub(super) size: usize,
     serves: bool,
     kept: bool,
-    timeout: Duration,
-    pause: Duration,
-    store: Store,
+    pub(super) timeout: Duration,
+    pub(super) pause: Duration,
+    pub(super) store: Store,
     group: ManuallyDrop<Group>,
+    /// The way for tensors on GPUs, where there is one.
+    devices: Option<Devices>,
     pulse: Option<Pulse>,
     exchanges: Arc<AtomicU64>,
     /// Microseconds.
@@ -67,12 +70,50 @@ impl Link {
             pause,
             store,
             group: ManuallyDrop::new(group),
+            devices: None,
             pulse: Some(pulse),
             exchanges,
             spent: AtomicU64::new(0),
             bytes: Default::default(),
             broken: AtomicBool::new(false),
         })
+    }
+
+    /// Agrees with the others on the way that tensors on this device take.
+    pub fn with_device(mut self, device: Device) -> Result<Link> {
+        self.devices = Devices::join(&self, device)?;
+        Ok(self)
+    }
+
+    /// The GPU whose tensors are exchanged where they are.
+    pub fn device(&self) -> Option<Device> {
+        self.devices.as_ref().map(Devices::device)
+    }
+
+    /// Whether a tensor can be exchanged where it is.
+    pub fn takes(&self, tensor: &Tensor) -> bool {
+        let on_gpu = || self.devices.as_ref().is_some_and(|devices| devices.takes(tensor));
+        tensor.is_contiguous() && (tensor.device() == Device::Cpu || on_gpu())
+    }
+
+    /// A tensor as it can be exchanged: on a GPU where there is a way for it, else in the processors' memory.
+    pub fn near(&self, tensor: &Tensor) -> Result<Tensor> {
+        debug_assert!(tensor.kind() != Kind::Bool);
+        let whole = tensor.f_detach()?.f_contiguous()?;
+        if self.takes(&whole) { Ok(whole) } else { Ok(whole.f_to_device(Device::Cpu)?) }
+    }
+
+    /// The group that a tensor is exchanged in.
+    fn group_for(&self, tensor: Option<&Tensor>) -> Result<&Group> {
+        match (&self.devices, tensor) {
+            (Some(devices), Some(tensor)) if devices.takes(tensor) => devices.ready(),
+            _ => Ok(&self.group),
+        }
+    }
+
+    /// How many exchanges have begun.
+    pub(super) fn begun(&self) -> u64 {
+        self.exchanges.load(Ordering::Relaxed)
     }
 
     /// Time spent in exchanges.
@@ -116,11 +157,12 @@ impl Link {
         }
         let begun = Instant::now();
         signal::pass();
+        let group = self.group_for(input)?;
         let number = 1 + self.exchanges.fetch_add(1, Ordering::Relaxed);
         let larger = if what == Exchanged::All { out } else { input };
         let bytes = larger.map_or(0, |t| t.numel() * t.kind().elt_size_in_bytes());
         self.bytes[what as usize].fetch_add(bytes as u64, Ordering::Relaxed);
-        let exchange = self.group.begin(what, input, out, root).map_err(|e| self.breaks(self.blame(e)));
+        let exchange = group.begin(what, input, out, root).map_err(|e| self.breaks(self.blame(e)));
         self.spent.fetch_add(begun.elapsed().as_micros() as u64, Ordering::Relaxed);
         Ok(Pending { exchange: exchange?, number })
     }
@@ -214,6 +256,10 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
+        match self.devices.take() {
+            Some(devices) if self.broken.load(Ordering::Relaxed) => devices.abandon(),
+            whole => drop(whole),
+        }
         if !self.broken.load(Ordering::Relaxed) {
             // SAFETY: nobody uses it behind this. A group that broke is not left: it would wait for what never comes.
             unsafe { ManuallyDrop::drop(&mut self.group) }

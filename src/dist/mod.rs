@@ -3,12 +3,13 @@
 //!
 //! A process is a rank of a world. Every rank goes through the same exchanges in the same order; an exchange gives
 //! every rank the same bits. A world of one exchanges nothing and costs nothing. What is exchanged goes through
-//! c10d's Gloo, over the processors' memory; tensors of a GPU go by way of it.
+//! c10d's Gloo, over the processors' memory, and tensors on GPUs through its NCCL where all ranks have that.
 //!
 //! No rank waits for ever: one that is gone or does not move is named, and the others end with an error.
 
 pub mod cost;
 mod deal;
+mod devices;
 mod launch;
 mod layout;
 mod link;
@@ -18,7 +19,7 @@ mod watch;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use crate::error::{Cause, Error, Result};
 use crate::native::{self, group::Exchanged};
@@ -57,13 +58,25 @@ impl World {
     /// Meets the others where the launch says. A rank that is gone or does not move for `timeout` is an error
     /// from then on; to come at first they have five times as long.
     pub fn join(launch: &Launch, timeout: Duration) -> Result<World> {
-        if launch.size == 1 {
-            return Ok(World::alone());
-        }
-        let link = Link::join(launch, timeout)?;
+        World::join_on(launch, timeout, Device::Cpu)
+    }
+
+    /// The same of a rank that computes on this device.
+    pub fn join_on(launch: &Launch, timeout: Duration, device: Device) -> Result<World> {
+        if launch.size == 1 { Ok(World::alone()) } else { World::meet(launch, timeout, device) }
+    }
+
+    /// The same, where a world of one goes through its exchanges too: for what they cost.
+    pub fn meet(launch: &Launch, timeout: Duration, device: Device) -> Result<World> {
+        let link = Link::join(launch, timeout)?.with_device(device)?;
         let (stops, deals) = (AtomicBool::new(false), AtomicU64::new(0));
         let (rank, size, local) = (launch.rank, launch.size, launch.local_size);
         Ok(World { rank, size, local, link: Some(link), stops, deals })
+    }
+
+    /// Whether tensors on this device are exchanged where they are.
+    pub fn exchanges_on(&self, device: Device) -> bool {
+        self.link.as_ref().is_some_and(|link| device == Device::Cpu || link.device() == Some(device))
     }
 
     /// The number of this process, from 0 on.
@@ -98,9 +111,7 @@ impl World {
         while !rest.is_empty() {
             let (bucket, behind) = rest.split_at(first_bucket(rest));
             match bucket {
-                [one] if one.device() == Device::Cpu && one.is_contiguous() => {
-                    link.exchange(Exchanged::Sum, Some(one), None, 0)?;
-                }
+                [one] if link.takes(one) => link.exchange(Exchanged::Sum, Some(one), None, 0)?,
                 many => sum_together(link, many)?,
             }
             rest = behind;
@@ -111,9 +122,9 @@ impl World {
     /// What each rank has, in the ranks' order; of the same shape everywhere.
     pub fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>> {
         let Some(link) = &self.link else { return Ok(vec![tensor.shallow_clone()]) };
-        let own = on_cpu(tensor)?;
+        let own = link.near(tensor)?;
         let shape: Vec<i64> = std::iter::once(self.size as i64).chain(own.size()).collect();
-        let all = Tensor::f_zeros(&shape[..], (own.kind(), Device::Cpu))?;
+        let all = Tensor::f_zeros(&shape[..], (own.kind(), own.device()))?;
         link.exchange(Exchanged::All, Some(&own), Some(&all), 0)?;
         (0..self.size).map(|rank| Ok(all.f_select(0, rank as i64)?.f_to_device(tensor.device())?)).collect()
     }
@@ -122,7 +133,7 @@ impl World {
     pub fn broadcast(&self, tensors: &[Tensor], root: usize) -> Result<()> {
         let Some(link) = &self.link else { return Ok(()) };
         for tensor in tensors {
-            let sent = on_cpu(tensor)?;
+            let sent = link.near(tensor)?;
             link.exchange(Exchanged::OfOne, Some(&sent), None, root)?;
             if sent.data_ptr() != tensor.data_ptr() {
                 native::copy_all(&[tensor.shallow_clone()], &[sent])?;
@@ -135,13 +146,13 @@ impl World {
     /// ranks must divide.
     pub fn reduce_scatter(&self, tensor: &Tensor) -> Result<Tensor> {
         let Some(link) = &self.link else { return Ok(tensor.shallow_clone()) };
-        let own = on_cpu(tensor)?;
+        let own = link.near(tensor)?;
         let mut shape = own.size();
         match shape.first_mut() {
             Some(rows) if *rows % self.size as i64 == 0 => *rows /= self.size as i64,
             _ => return Err(Error::bug("a tensor that cannot be cut into parts for all ranks")),
         }
-        let part = Tensor::f_zeros(&shape[..], (own.kind(), Device::Cpu))?;
+        let part = Tensor::f_zeros(&shape[..], (own.kind(), own.device()))?;
         link.exchange(Exchanged::PartOfSum, Some(&own), Some(&part), 0)?;
         Ok(part.f_to_device(tensor.device())?)
     }
@@ -283,7 +294,7 @@ fn first_bucket(tensors: &[Tensor]) -> usize {
 /// Sums tensors as one.
 fn sum_together(link: &Link, tensors: &[Tensor]) -> Result<()> {
     let flat = tensors.iter().map(|t| Ok(t.f_reshape([-1])?)).collect::<Result<Vec<_>>>()?;
-    let all = on_cpu(&Tensor::f_cat(&flat, 0)?)?;
+    let all = link.near(&Tensor::f_cat(&flat, 0)?)?;
     link.exchange(Exchanged::Sum, Some(&all), None, 0)?;
     let (mut from, mut start) = (Vec::new(), 0);
     for tensor in tensors {
@@ -294,15 +305,10 @@ fn sum_together(link: &Link, tensors: &[Tensor]) -> Result<()> {
     native::copy_all(tensors, &from)
 }
 
-/// A tensor as it can be exchanged.
-fn on_cpu(tensor: &Tensor) -> Result<Tensor> {
-    debug_assert!(tensor.kind() != Kind::Bool);
-    Ok(tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tch::Kind;
 
     /// A world of one gives back what it got, and touches nothing.
     #[test]

@@ -1,10 +1,10 @@
 //! Exchanges that are begun and ended apart, so that a rank goes on meanwhile; and what was exchanged, counted.
 
 use serde::Serialize;
-use tch::{Device, Tensor};
+use tch::Tensor;
 
+use super::World;
 use super::link::{Link, Pending};
-use super::{World, on_cpu};
 use crate::error::Result;
 use crate::native::{self, group::Exchanged};
 
@@ -67,13 +67,13 @@ impl World {
         self.begin(Exchanged::OfOne, tensor, None, root)
     }
 
-    /// An exchange of tensors that are contiguous; those of a GPU go by way of the processors' memory.
+    /// An exchange of tensors that are contiguous; those of a GPU without NCCL go by way of the processors' memory.
     fn begin(&self, what: Exchanged, input: &Tensor, out: Option<&Tensor>, root: usize) -> Result<UnderWay> {
         let Some(link) = &self.link else { return Ok(UnderWay { pending: None, back: None }) };
-        let sent = on_cpu(input)?;
+        let sent = link.near(input)?;
         let received = match out {
-            Some(t) if t.device() == Device::Cpu => Some(t.f_detach()?),
-            Some(t) => Some(Tensor::f_zeros(&t.size()[..], (t.kind(), Device::Cpu))?),
+            Some(t) if t.device() == sent.device() => Some(t.f_detach()?),
+            Some(t) => Some(Tensor::f_zeros(&t.size()[..], (t.kind(), sent.device()))?),
             None => None,
         };
         let changed = received.as_ref().unwrap_or(&sent);

@@ -11,13 +11,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use super::nccl;
 use crate::error::{Error, Result};
 
 /// The CUDA half, compiled by build.rs; empty where CUDA's headers were not found.
 static HALF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libretort_cuda.so"));
 
+/// The CUDA half as this binary carries it, for whoever wants to look at it; empty where CUDA's headers were not found.
+pub fn half() -> &'static [u8] {
+    HALF
+}
+
 /// The entry points of the CUDA half.
-struct Entries {
+pub(super) struct Entries {
     error: unsafe extern "C" fn() -> *const c_char,
     memory: unsafe extern "C" fn(c_int, *mut i64) -> c_int,
     capability: unsafe extern "C" fn(c_int, *mut i64) -> c_int,
@@ -28,6 +34,8 @@ struct Entries {
     graph_end: unsafe extern "C" fn(*mut c_void) -> c_int,
     graph_replay: unsafe extern "C" fn(*mut c_void) -> c_int,
     graph_free: unsafe extern "C" fn(*mut c_void),
+    /// Those of NCCL, which may not have compiled.
+    pub(super) nccl: Result<nccl::Entries, String>,
 }
 
 static ENTRIES: OnceLock<Result<Entries, String>> = OnceLock::new();
@@ -62,6 +70,7 @@ fn load_once() -> Result<Entries, String> {
             graph_end: entry(handle, c"retort_cuda_graph_end")?,
             graph_replay: entry(handle, c"retort_cuda_graph_replay")?,
             graph_free: entry(handle, c"retort_cuda_graph_free")?,
+            nccl: nccl::Entries::of(handle),
         })
     }
 }
@@ -105,7 +114,7 @@ fn open_bytes(bytes: &[u8]) -> Result<*mut c_void, String> {
 ///
 /// # Safety
 /// `F` must be the type that the library gives the name.
-unsafe fn entry<F: Copy>(handle: *mut c_void, name: &CStr) -> Result<F, String> {
+pub(super) unsafe fn entry<F: Copy>(handle: *mut c_void, name: &CStr) -> Result<F, String> {
     const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
     // SAFETY: a loaded library and a NUL-terminated name.
     let found = unsafe { libc::dlsym(handle, name.as_ptr()) };
@@ -127,7 +136,7 @@ fn dl_error() -> String {
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
-fn entries() -> Result<&'static Entries> {
+pub(super) fn entries() -> Result<&'static Entries> {
     ENTRIES
         .get_or_init(load_once)
         .as_ref()

@@ -9,6 +9,8 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include <thread>
+
 using at::Tensor;
 using std::chrono::milliseconds;
 using Store = c10::intrusive_ptr<c10d::Store>;
@@ -162,6 +164,24 @@ RETORT_API int retort_exchange_wait(Exchange *exchange, int64_t milliseconds_, b
     } catch (...) {
       if (exchange->work->isCompleted()) throw;
       *over = false;
+    }
+  })
+}
+
+// The same for tensors on a GPU, whose own wait would break the group at the limit.
+RETORT_API int retort_exchange_poll(Exchange *exchange, int64_t milliseconds_, bool *over) {
+  RETORT_GUARD({
+    auto &work = *exchange->work;
+    auto last = std::chrono::steady_clock::now() + milliseconds(milliseconds_);
+    std::chrono::microseconds pause(20);
+    while (!(*over = work.isCompleted()) && std::chrono::steady_clock::now() < last) {
+      std::this_thread::sleep_for(pause);
+      pause = std::min<std::chrono::microseconds>(2 * pause, milliseconds(1));
+    }
+    if (*over) {
+      if (auto failed = work.exception()) std::rethrow_exception(failed);
+      // Over on the device; what is launched from here on is told so.
+      work.synchronize();
     }
   })
 }

@@ -1,5 +1,6 @@
-//! Several processes: c10d's store of keys, and exchanges of tensors over Gloo. Both are inside libtorch; the shim's
-//! `dist.cpp` reaches them. What the exchanges mean, and who is to blame for one that does not end, is for `dist`.
+//! Several processes: c10d's store of keys, and exchanges of tensors over Gloo or, on GPUs, NCCL. All are inside
+//! libtorch; the shim's `dist.cpp` and `nccl.cpp` reach them. What the exchanges mean, and who is to blame for one that
+//! does not end, is for `dist`.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::time::Duration;
@@ -7,11 +8,11 @@ use std::time::Duration;
 use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
 
-use super::taken;
+use super::{nccl, taken};
 use crate::error::{Error, Result};
 
 /// Places of C++ values that are handed out and back.
-type Raw = *mut c_void;
+pub(super) type Raw = *mut c_void;
 
 unsafe extern "C" {
     fn retort_dist_error() -> *const c_char;
@@ -47,6 +48,7 @@ unsafe extern "C" {
         begun: *mut Raw,
     ) -> c_int;
     fn retort_exchange_wait(exchange: Raw, milliseconds: i64, over: *mut bool) -> c_int;
+    fn retort_exchange_poll(exchange: Raw, milliseconds: i64, over: *mut bool) -> c_int;
     fn retort_exchange_free(exchange: Raw);
 }
 
@@ -64,7 +66,7 @@ fn text(text: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Error::bug("a key with a NUL in it"))
 }
 
-fn milliseconds(time: Duration) -> i64 {
+pub(super) fn milliseconds(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX).max(1)
 }
 
@@ -75,7 +77,7 @@ fn bytes(tensor: &Tensor) -> Result<Vec<u8>> {
 /// Where processes leave words for each other.
 #[derive(Debug)]
 pub struct Store {
-    raw: Raw,
+    pub(super) raw: Raw,
     port: u16,
 }
 
@@ -179,6 +181,8 @@ pub enum Exchanged {
 #[derive(Debug)]
 pub struct Group {
     raw: Raw,
+    /// Over NCCL: for tensors on one GPU.
+    on_gpu: bool,
 }
 
 // SAFETY: c10d's groups may be used from any thread, one at a time.
@@ -192,7 +196,12 @@ impl Group {
         check(unsafe {
             retort_group_gloo(store.raw, rank as c_int, size as c_int, milliseconds(most), &mut raw)
         })?;
-        Ok(Group { raw })
+        Ok(Group { raw, on_gpu: false })
+    }
+
+    /// A group that was joined over NCCL.
+    pub(super) fn over_nccl(raw: Raw) -> Group {
+        Group { raw, on_gpu: true }
     }
 
     /// Begins an exchange; `root` is whose tensor is given to all.
@@ -209,12 +218,24 @@ impl Group {
         check(unsafe {
             retort_group_begin(self.raw, what as c_int, pointer(input), pointer(out), root as c_int, &mut raw)
         })?;
-        Ok(Exchange { raw })
+        Ok(Exchange { raw, on_gpu: self.on_gpu })
+    }
+
+    /// Leaves a group in which an exchange broke: nothing that is under way is waited for.
+    pub fn abandon(self) {
+        if self.on_gpu {
+            nccl::leave(self.raw, true);
+        }
+        // Gloo's would wait: it stays until the process ends.
+        std::mem::forget(self);
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
+        if self.on_gpu {
+            return nccl::leave(self.raw, false);
+        }
         // SAFETY: joined above, left once. It waits for what is under way.
         unsafe { retort_group_leave(self.raw) }
     }
@@ -224,14 +245,16 @@ impl Drop for Group {
 #[derive(Debug)]
 pub struct Exchange {
     raw: Raw,
+    on_gpu: bool,
 }
 
 impl Exchange {
     /// Waits for it for so long; whether it is over.
     pub fn wait(&self, time: Duration) -> Result<bool> {
         let mut over = false;
+        let wait = if self.on_gpu { retort_exchange_poll } else { retort_exchange_wait };
         // SAFETY: an exchange that was begun.
-        check(unsafe { retort_exchange_wait(self.raw, milliseconds(time), &mut over) })?;
+        check(unsafe { wait(self.raw, milliseconds(time), &mut over) })?;
         Ok(over)
     }
 }
@@ -249,4 +272,22 @@ pub fn of_bytes(bytes: &[u8]) -> Result<Tensor> {
         return Ok(Tensor::f_zeros([0i64], (Kind::Uint8, tch::Device::Cpu))?);
     }
     Ok(Tensor::f_from_slice(bytes)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What waits for an exchange on a GPU looks at it now and then; here it looks at one of Gloo's.
+    #[test]
+    fn an_exchange_can_be_looked_at() {
+        let most = Duration::from_secs(20);
+        let store = Store::open("127.0.0.1", 0, true, "looked-at", most).unwrap();
+        let group = Group::join(&store, 0, 1, most).unwrap();
+        let tensor = Tensor::from_slice(&[1f32, 2.0]);
+        let mut exchange = group.begin(Exchanged::Sum, Some(&tensor), None, 0).unwrap();
+        exchange.on_gpu = true;
+        assert!(exchange.wait(most).unwrap());
+        assert_eq!(Vec::<f32>::try_from(&tensor).unwrap(), [1.0, 2.0]);
+    }
 }

@@ -8,6 +8,7 @@ pub mod count;
 pub mod cuda;
 pub mod group;
 pub mod host;
+pub mod nccl;
 pub mod parallel;
 pub mod small;
 pub mod widen;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use retort::dist::{Dealing, Launch, World, children};
 use retort::error::Cause;
 use retort::native::group::Store;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::text_of;
 
@@ -96,4 +96,20 @@ fn exchanges_give_every_rank_the_same() {
     for (rank, mut child) in ranks.into_iter().enumerate() {
         assert!(child.wait().unwrap().success(), "rank {rank}");
     }
+}
+
+/// Of one, and through the exchanges nonetheless.
+#[test]
+fn a_world_of_one_can_go_through_its_exchanges() {
+    let world = World::meet(&Launch::alone(), Duration::from_secs(20), Device::Cpu).unwrap();
+    let own = Tensor::from_slice(&[0.1f32, -3.0]);
+    world.all_reduce(&[own.shallow_clone()]).unwrap();
+    world.broadcast(&[own.shallow_clone()], 0).unwrap();
+    let part = world.reduce_scatter(&own).unwrap();
+    for same in [&own, &part, &world.all_gather(&own).unwrap()[0]] {
+        assert_eq!(Vec::<f32>::try_from(same).unwrap(), [0.1, -3.0]);
+    }
+    world.barrier().unwrap();
+    assert!(!world.spent().is_zero() && world.exchanges_on(Device::Cpu));
+    assert!(!world.exchanges_on(Device::Cuda(0)), "no GPU was asked for");
 }

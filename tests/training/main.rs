@@ -8,6 +8,7 @@ mod caches;
 mod configs;
 mod crash;
 mod data;
+mod devices;
 mod dry;
 mod evaluations;
 mod exchanges;

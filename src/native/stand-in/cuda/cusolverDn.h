@@ -1,0 +1,5 @@
+// A stand-in for a header that a libtorch fetched without CUDA's libraries lacks: ATen's headers name this type.
+#pragma once
+#include <cusolver_common.h>
+
+using cusolverDnHandle_t = struct cusolverDnContext *;
