@@ -1,6 +1,7 @@
 // A stand-in for NCCL's header, for a libtorch that was fetched without NCCL: as much of it as c10d's headers name.
 // The version is that of the NCCL which torch 2.11.0 is built with, as c10d's headers switch members on by it. What
-// libtorch was built with is asked of it where NCCL is loaded (nccl.cpp), and `tests/layout` compares the layouts.
+// libtorch was built with is asked of it where NCCL is loaded (nccl.cpp), and tests/training/devices.rs compares the
+// layouts.
 #pragma once
 #include <climits>
 #include <cstddef>
