@@ -15,7 +15,7 @@ use crate::config::RunConfig;
 use crate::data::Counts;
 use crate::dist::{Launch, World};
 use crate::error::{Error, Result};
-use crate::train::{self, Found, News, Options, Plan, Silent, Watch};
+use crate::train::{self, Finished, Found, News, Options, Plan, Silent, Watch};
 
 pub(super) fn run(args: &Distill, common: &Common) -> Result<()> {
     if !args.config.exists() {
@@ -55,6 +55,11 @@ pub(super) fn run(args: &Distill, common: &Common) -> Result<()> {
     let mut bar = Bar::new(common.quiet);
     let finished = train::run_in(&world, config, &out, &options, &mut bar)?;
     bar.clear();
+    told(&finished, common)
+}
+
+/// How a run ended.
+fn told(finished: &Finished, common: &Common) -> Result<()> {
     let last = finished.run.join("final");
     let best = finished.run.join("best");
     let mut answer = Out::stdout();

@@ -26,6 +26,7 @@ mod shares;
 #[path = "../support/mod.rs"]
 mod support;
 mod talks;
+mod torchrun;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -2,15 +2,15 @@
 //! agreed on.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use tch::{Kind, Tensor};
 
 use crate::learning::{chain, student};
 use crate::minillm::School;
-use crate::support::{Answer, command, fixture};
-use crate::{Case, tensors, text_of};
+use crate::support::{command, fixture};
+use crate::{Case, tensors};
 
 /// How far apart the weights of two runs are, by the length of the way from where both began.
 pub fn apart(case: &Case, one: &str, other: &str, begun: &Path) -> f64 {
@@ -333,27 +333,4 @@ fn rank_0_alone_talks() {
     let (one, two) = (of(&["--dry-run"]), of(&["--dry-run", "--nproc", "2"]));
     assert_eq!((one["processes"].as_u64(), two["processes"].as_u64()), (Some(1), Some(2)));
     assert!(two["memory"].as_u64() < one["memory"].as_u64(), "{one} {two}");
-}
-
-/// PyPI's torchrun starts the processes; `RETORT_PEER_PYTHON` is a Python that has torch.
-#[test]
-fn torchrun_launches_it() {
-    let Some(python) = text_of("RETORT_PEER_PYTHON") else {
-        eprintln!("SKIPPED: RETORT_PEER_PYTHON names no Python with torch, whose torchrun this is about");
-        return;
-    };
-    let case = Case::new("sft", &fixture("score/llama/rows_prompt.jsonl"));
-    let student = student(&case, "student", 32, 1);
-    let settings = [student.as_str(), "train.steps=3", "train.batch=4"];
-    let begun = beginning(&case, &settings);
-    let mut torchrun = Command::new(python);
-    torchrun.args(["-m", "torch.distributed.run", "--no-python", "--standalone", "--nproc-per-node", "2"]);
-    torchrun.arg(env!("CARGO_BIN_EXE_retort")).args(case.arguments("two", &settings, &[]));
-    torchrun.env("OMP_NUM_THREADS", "1").stdin(Stdio::null());
-    let answer: Answer = crate::support::finish(torchrun, crate::LIMIT);
-    assert_eq!(answer.code, 0, "{}", answer.err);
-    case.good("one", &settings, &[]);
-    let off = apart(&case, "one/final", "two/final", &begun);
-    assert!(off < 1e-5, "{off} of the way apart");
-    alike(&case, "one", "two");
 }
