@@ -51,6 +51,22 @@ pub fn tables() -> String {
             text += &table(&work, zero, shard_teacher);
             text.push('\n');
         }
+        for ranks in [8.0, 64.0] {
+            let _ = writeln!(text, "{name}, each phase on {ranks} GPUs, dist.zero = 0\n");
+            text += &phases(&work, ranks);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+fn phases(work: &Work, ranks: f64) -> String {
+    let mut text =
+        String::from("| phase | TFLOP | GB sent | computes, s | waits, s |\n|---|---:|---:|---:|---:|\n");
+    for p in update(work, &Dealt { ranks, zero: 0, shard_teacher: false }, &MACHINE).phases {
+        let (flops, sent) = (p.flops / 1e12, p.sent / 1e9);
+        let _ =
+            writeln!(text, "| {} | {flops:.2} | {sent:.3} | {:.4} | {:.4} |", p.name, p.computes, p.waits);
     }
     text
 }

@@ -69,13 +69,15 @@ impl Shares {
         if self.zero >= from { bytes.div_ceil(self.ranks) } else { bytes }
     }
 
-    /// What exchanges take beside what is exchanged: the buckets that are under way, and Gloo's copies of what it deals
-    /// out; behind the step a bucket of weights and a part of it.
-    fn exchanges(self) -> u64 {
-        match (self.ranks, self.zero) {
-            (1, _) | (_, 0) => 0,
-            (_, 1) => 2 * self.bucket,
-            _ => 5 * self.bucket,
+    /// What exchanges take beside what is exchanged, where the largest tensor has so many bytes of gradients: Gloo's copies of
+    /// what it deals out, behind the step a bucket of weights and a part of it, and (2) the buckets that are under way. A
+    /// bucket is no smaller than a tensor in it.
+    fn exchanges(self, largest: u64) -> u64 {
+        let large = largest.max(self.bucket);
+        match self.zero {
+            0 => 0,
+            1 => large + large / self.ranks + self.bucket,
+            _ => 2 * large + large / self.ranks + 3 * self.bucket,
         }
     }
 }
@@ -226,7 +228,8 @@ impl Sizes {
         let learns = |n: u64| sums(n) + self.shares.part(8 * n, 1);
         let head = 4 * n(self.student.vocabulary) * n(self.student.head_input);
         let more = self.adapters.map_or(learns(self.parameters) + head, learns);
-        self.student_alone() + more + self.shares.exchanges()
+        let largest = 4 * n(self.student.vocabulary) * n(self.student.hidden);
+        self.student_alone() + more + self.shares.exchanges(largest)
     }
 
     /// The chunks of the fused head.
