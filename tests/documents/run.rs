@@ -53,6 +53,19 @@ const NOT_RUN: &[(&str, &str)] = &[
          --max-new-tokens 64",
         "needs the real model and hours; evaluation::command runs each metric",
     ),
+    ("scripts/minichat-data", "fetches text and rows"),
+    (
+        "cargo run --release --example minichat",
+        "trains for half an hour; prune::minichat_goes_on_where_it_was_and_ends_in_a_model_to_chat_with has a tiny teacher",
+    ),
+    (
+        "cargo run --release --example minichat -- TEACHER --layers 15 --ffn 1024 --set train.batch=4",
+        "wants a teacher of real size; the same test names a cut and a setting",
+    ),
+    (
+        "retort chat --model runs/minichat/minillm/final",
+        "talks to what the example made, as the same test does",
+    ),
     ("make build", "builds what this tests"),
     ("scripts/law-corpus", "fetches text"),
     ("scripts/fashion-mnist data/fashion-mnist", "fetches images"),
