@@ -7,9 +7,9 @@
 //!     retort chat --model runs/minichat/minillm/final
 //!
 //! Each stage is a command of the program, printed before it runs, and leaves a normal folder below `runs/minichat`.
-//! Stopped, the example goes on where it was. For another pair of models change `teacher.model` in the two files of
-//! `configs/minichat` that have one, and name it here: `--example minichat -- TEACHER`. What comes behind the teacher goes
-//! to every `distill`, as `--dry-run` or `--set train.batch=4`.
+//! Stopped, the example goes on where it was. For another teacher change `teacher.model` in minima.toml and minillm.toml
+//! of `configs/minichat`, and name it here: `--example minichat -- TEACHER`. Behind it another cut can stand, as
+//! `--layers 15 --ffn 1024`; what comes then goes to every `distill`, as `--dtype f32` or `--set train.batch=4`.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -26,14 +26,23 @@ const NEURONS: &str = "864";
 const SAMPLES: &str = "12";
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1);
-    let teacher = arguments.next().unwrap_or_else(|| TEACHER.into());
+    let mut arguments = std::env::args().skip(1).peekable();
+    let teacher = arguments.next_if(|word| !word.starts_with('-')).unwrap_or_else(|| TEACHER.into());
+    let mut cut: Vec<String> = Vec::new();
+    while let Some(flag) = arguments.next_if(|word| word == "--ffn" || word == "--layers") {
+        cut.push(flag);
+        cut.extend(arguments.next());
+    }
+    if cut.is_empty() {
+        cut.extend(["--ffn", NEURONS].map(String::from));
+    }
     let more: Vec<String> = arguments.collect();
     let student = format!("{RUNS}/student");
     let mut stages: Vec<Vec<String>> = Vec::new();
     if !Path::new(&student).join("config.json").exists() {
         let mut words = vec!["prune", "--model", &teacher, "--input", TEXT, "--importance", "activation"];
-        words.extend(["--ffn", NEURONS, "--samples", SAMPLES, "--out", &student]);
+        words.extend(cut.iter().map(String::as_str));
+        words.extend(["--samples", SAMPLES, "--out", &student]);
         stages.push(words.into_iter().map(String::from).collect());
     }
     for stage in ["minima", "sft", "minillm"] {

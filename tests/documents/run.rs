@@ -16,6 +16,9 @@ use crate::{pages, root, text_of};
 /// Programs that a page may call.
 const KNOWN: [&str; 7] = ["retort", "cat", "cp", "grep", "head", "ls", "tail"];
 
+/// Why the stages of a real pair are not run.
+const DEEP: &str = "needs the real model and hours; prune::minichat_goes_on_where_it_was_and_ends_in_a_model_to_chat_with has a tiny one";
+
 /// Commands that are not run, and why.
 const NOT_RUN: &[(&str, &str)] = &[
     ("make quickstart", "builds a binary, and runs `retort quickstart`"),
@@ -54,8 +57,52 @@ const NOT_RUN: &[(&str, &str)] = &[
         "needs the real model and hours; evaluation::command runs each metric",
     ),
     (
+        "cargo run --release --example processes -- target/release/retort runs/minichat-deep/student \
+         .assets/smollm2/SmolLM2-135M-Instruct data/minichat/train.jsonl runs/processes 4",
+        "needs the real model; quickstart::what_processes_cost_is_predicted runs it on a tiny one",
+    ),
+    (
         "cargo run --release --example processes -- scaling",
         "builds an example; quickstart::what_processes_cost_is_predicted runs it",
+    ),
+    (
+        "retort prune --model .assets/smollm2/SmolLM2-135M-Instruct --input data/minichat/text.txt \
+         --importance activation --samples 12 --held-out 8 --layers 15 --ffn 1024 --out \
+         runs/minichat-deep/student --dtype f32 --threads 1",
+        DEEP,
+    ),
+    (
+        "retort distill configs/minichat/minima.toml --out runs/minichat-deep/minima --resume --dtype f32 \
+         --threads 1 --set student.model=runs/minichat-deep/student --set train.steps=80",
+        DEEP,
+    ),
+    (
+        "retort distill configs/minichat/sft.toml --out runs/minichat-deep/sft --resume --dtype f32 --threads \
+         1 --set student.model=runs/minichat-deep/minima/final --set train.epochs=0.1667",
+        DEEP,
+    ),
+    (
+        "retort distill configs/minichat/minillm.toml --out runs/minichat-deep/minillm --resume --dtype f32 \
+         --threads 1 --set student.model=runs/minichat-deep/sft/final",
+        DEEP,
+    ),
+    (
+        "retort distill configs/minichat/kd.toml --out runs/minichat-deep/kd --resume --dtype f32 --threads 1 \
+         --set student.model=runs/minichat-deep/minima/final --set train.epochs=0.1667",
+        DEEP,
+    ),
+    ("scripts/minichat-data", "fetches text and rows"),
+    (
+        "cargo run --release --example minichat",
+        "trains for half an hour; prune::minichat_goes_on_where_it_was_and_ends_in_a_model_to_chat_with has a tiny teacher",
+    ),
+    (
+        "cargo run --release --example minichat -- TEACHER --layers 15 --ffn 1024 --set train.batch=4",
+        "wants a teacher of real size; the same test names a cut and a setting",
+    ),
+    (
+        "retort chat --model runs/minichat/minillm/final",
+        "talks to what the example made, as the same test does",
     ),
     ("make build", "builds what this tests"),
     ("scripts/law-corpus", "fetches text"),

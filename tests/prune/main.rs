@@ -1,5 +1,5 @@
 //! A teacher cut into a student: scores and cuts against torch's (`tests/golden/make_prune.py`), a cut to the full size,
-//! the command with what it refuses, and a vocabulary cut to a text.
+//! the command with what it refuses, a vocabulary cut to a text, and the example that begins with a cut.
 
 #![expect(clippy::disallowed_methods, reason = "tests make their own files")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test says so by panicking")]
@@ -8,6 +8,7 @@ mod command;
 #[expect(dead_code, reason = "the parity tests use all of it")]
 #[path = "../parity/golden.rs"]
 mod golden;
+mod minichat;
 #[path = "../support/mod.rs"]
 mod support;
 mod vocabulary;
