@@ -112,6 +112,10 @@ const NOT_RUN: &[(&str, &str)] = &[
         "needs Python with transformers; training and prune tests have golden folders of it",
     ),
     (
+        "RETORT_TEST_KILLS=20 cargo test --test training -- --nocapture kills::",
+        "builds this again; the suite has fewer kills of a rank",
+    ),
+    (
         "RETORT_TEST_KILLS=50 RETORT_TEST_EVERY=1 cargo test --test training killed",
         "kills for twenty minutes; the suite kills ten times",
     ),
