@@ -94,11 +94,12 @@ fn measure(
 
 fn row(arm: &Arm, made: &Measured, flops: Option<f64>, sent: f64) -> String {
     let ranks = arm.processes as f64;
-    let dealt = Dealt { ranks, zero: arm.zero, shard_teacher: false };
+    let dealt = Dealt { ranks, zero: arm.zero, shard_teacher: false, bucket: scaling::BUCKET };
     let work = Work {
         student: made.parameters,
         teacher: 0.0,
         in_blocks: 0.0,
+        blocks: 0.0,
         size: 4.0,
         rows: ROWS as f64,
         length: made.tokens / ROWS as f64,

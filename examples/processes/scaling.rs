@@ -10,11 +10,15 @@ use retort::dist::cost::{Dealt, Machine, Work, update};
 const MACHINE: Machine =
     Machine { flops: 4e14, memory: 2e12, per_node: 8.0, inside: 3e11, between: 5e10, latency: 2e-5 };
 
+/// Bytes of a bucket, as `dist.bucket` has them unless told.
+pub const BUCKET: f64 = 16.0 * 1024.0 * 1024.0;
+
 /// MiniLLM's GPT-2: 760M from 1.5B, 64 sequences of 512 tokens, half of them sampled in the mixture.
 const MINILLM: Work = Work {
     student: 774e6,
     teacher: 1.558e9,
     in_blocks: 1.475e9,
+    blocks: 48.0,
     size: 2.0,
     rows: 64.0,
     length: 512.0,
@@ -31,6 +35,7 @@ const MINIMA: Work = Work {
     student: 3.0e9,
     teacher: 6.74e9,
     in_blocks: 6.48e9,
+    blocks: 32.0,
     size: 2.0,
     rows: 256.0,
     length: 4096.0,
@@ -63,7 +68,7 @@ pub fn tables() -> String {
 fn phases(work: &Work, ranks: f64) -> String {
     let mut text =
         String::from("| phase | TFLOP | GB sent | computes, s | waits, s |\n|---|---:|---:|---:|---:|\n");
-    for p in update(work, &Dealt { ranks, zero: 0, shard_teacher: false }, &MACHINE).phases {
+    for p in update(work, &Dealt { ranks, zero: 0, shard_teacher: false, bucket: BUCKET }, &MACHINE).phases {
         let (flops, sent) = (p.flops / 1e12, p.sent / 1e9);
         let _ =
             writeln!(text, "| {} | {flops:.2} | {sent:.3} | {:.4} | {:.4} |", p.name, p.computes, p.waits);
@@ -75,10 +80,11 @@ fn table(work: &Work, zero: usize, shard_teacher: bool) -> String {
     let mut text = String::from(
         "| GPUs | TFLOP a GPU | GB sent by a GPU | an update, s | of it waiting, % | times one GPU | limit |\n|---:|---:|---:|---:|---:|---:|---|\n",
     );
-    let one = update(work, &Dealt { ranks: 1.0, zero, shard_teacher: false }, &MACHINE).seconds();
+    let one =
+        update(work, &Dealt { ranks: 1.0, zero, shard_teacher: false, bucket: BUCKET }, &MACHINE).seconds();
     for power in 0..=10 {
         let ranks = f64::from(1u32 << power);
-        let dealt = Dealt { ranks, zero, shard_teacher: shard_teacher && ranks > 1.0 };
+        let dealt = Dealt { ranks, zero, shard_teacher: shard_teacher && ranks > 1.0, bucket: BUCKET };
         let cost = update(work, &dealt, &MACHINE);
         let sum = |of: &dyn Fn(&retort::dist::cost::Phase) -> f64| cost.phases.iter().map(of).sum::<f64>();
         let _ = writeln!(

@@ -133,7 +133,8 @@ impl RunDir {
         &self.folder
     }
 
-    fn checkpoints(&self) -> PathBuf {
+    /// Where its checkpoints are.
+    pub fn checkpoints(&self) -> PathBuf {
         self.path().join("checkpoints")
     }
 

@@ -16,6 +16,8 @@ pub struct Work {
     pub teacher: f64,
     /// Those of them that are in blocks.
     pub in_blocks: f64,
+    /// How many blocks it has.
+    pub blocks: f64,
     /// Bytes of a number that models compute in.
     pub size: f64,
     /// Sequences.
@@ -45,6 +47,8 @@ pub struct Dealt {
     pub zero: usize,
     /// `dist.shard_teacher`.
     pub shard_teacher: bool,
+    /// Bytes of gradients that are exchanged at a time: `dist.bucket`.
+    pub bucket: f64,
 }
 
 /// The figures of a machine, of one process's part of it.
@@ -110,14 +114,19 @@ pub fn passes(work: &Work, ranks: f64) -> f64 {
     ((work.rows / ranks).ceil() / work.together.max(1.0)).ceil().max(1.0)
 }
 
+/// How often the teacher is asked: where the mixture is sampled at most once a step.
+fn asked(work: &Work, dealt: &Dealt) -> f64 {
+    if work.sampled > 0.0 && work.alpha > 0.0 { work.sampled / work.reuse } else { passes(work, dealt.ranks) }
+}
+
 /// The bytes that an update puts into exchanges of gradients, weights and a dealt-out teacher, as [`super::World::bytes`] counts
 /// them; what fills buckets up, and words of a few bytes, are left out.
 ///
 /// ```
 /// use retort::dist::cost::{Dealt, Work, payload};
-/// # let work = Work { student: 1e6, teacher: 0.0, in_blocks: 0.0, size: 2.0, rows: 8.0, length: 64.0, sampled: 0.0,
+/// # let work = Work { student: 1e6, teacher: 0.0, in_blocks: 0.0, blocks: 0.0, size: 2.0, rows: 8.0, length: 64.0, sampled: 0.0,
 /// #     reuse: 1.0, alpha: 0.0, states: 0.0, together: 2.0, recompute: false };
-/// let of = |zero| payload(&work, &Dealt { ranks: 2.0, zero, shard_teacher: false });
+/// let of = |zero| payload(&work, &Dealt { ranks: 2.0, zero, shard_teacher: false, bucket: 16e6 });
 /// assert_eq!(of(0).summed, 4_000_000);
 /// assert_eq!((of(1).scattered, of(1).gathered), (4_000_000, 2_000_000));
 /// // Two passes each, of two sequences.
@@ -126,9 +135,7 @@ pub fn passes(work: &Work, ranks: f64) -> f64 {
 pub fn payload(work: &Work, dealt: &Dealt) -> Bytes {
     let sums = 4.0 * work.student;
     let passes = passes(work, dealt.ranks);
-    // Where the mixture is sampled the teacher is asked at most once a step.
-    let asked = if work.sampled > 0.0 && work.alpha > 0.0 { work.sampled / work.reuse } else { passes };
-    let given = if dealt.shard_teacher { asked * work.size * work.in_blocks } else { 0.0 };
+    let given = if dealt.shard_teacher { asked(work, dealt) * work.size * work.in_blocks } else { 0.0 };
     let (summed, scattered) = match dealt.zero {
         0 => (sums, 0.0),
         1 => (0.0, sums),
@@ -157,10 +164,11 @@ pub fn update(work: &Work, dealt: &Dealt, machine: &Machine) -> Cost {
         exchanges += takes;
         phases.push(Phase { name: "gather replies", flops: 0.0, sent, computes: 0.0, waits: takes });
     }
-    let asked = 2.0 * work.teacher * tokens / if work.sampled > 0.0 { work.reuse } else { 1.0 };
-    let scores = if work.sampled > 0.0 && work.alpha > 0.0 { 0.0 } else { asked };
+    let looks = 2.0 * work.teacher * tokens / if work.sampled > 0.0 { work.reuse } else { 1.0 };
+    let scores = if work.sampled > 0.0 && work.alpha > 0.0 { 0.0 } else { looks };
     let of_teacher = payload(work, dealt).given as f64;
-    let (sent, takes) = network.given(of_teacher, passes(work, dealt.ranks));
+    // A block at a time, and a flag a pass.
+    let (sent, takes) = network.half(of_teacher, asked(work, dealt) * (work.blocks + 1.0));
     exchanges += takes;
     let computes = scores / machine.flops;
     let waits = (takes - computes).max(0.0);
@@ -169,7 +177,7 @@ pub fn update(work: &Work, dealt: &Dealt, machine: &Machine) -> Cost {
     let computes = flops / machine.flops;
     phases.push(Phase { name: "forward, backward", flops, sent: 0.0, computes, waits: 0.0 });
     let put = payload(work, dealt);
-    let (sent, takes) = network.gradients(&put);
+    let (sent, takes) = network.gradients(&put, dealt.bucket);
     exchanges += takes;
     // What a backward pass hides: two thirds of a pass, of the last alone where sums go behind it.
     let backward = computes * 2.0 / 3.0;
@@ -179,7 +187,7 @@ pub fn update(work: &Work, dealt: &Dealt, machine: &Machine) -> Cost {
     // AdamW reads and writes masters and moments and reads gradients, seven numbers of four bytes each.
     let own = if dealt.zero > 0 { work.student / dealt.ranks } else { work.student };
     let computes = 28.0 * own / machine.memory;
-    let (sent, takes) = network.half(put.gathered as f64, 1.0);
+    let (sent, takes) = network.half(put.gathered as f64, buckets(4.0 * work.student, dealt.bucket));
     exchanges += takes;
     phases.push(Phase { name: "step, weights", flops: 0.0, sent, computes, waits: takes });
     Cost { phases, exchanges }
@@ -218,16 +226,17 @@ impl Network<'_> {
     }
 
     /// The gradients' sums, whole or dealt out.
-    fn gradients(&self, put: &Bytes) -> (f64, f64) {
-        let (there, back) = (self.half(put.summed as f64, 1.0), self.half(put.summed as f64, 1.0));
-        let dealt = self.half(put.scattered as f64, 1.0);
-        (there.0 + back.0 + dealt.0, there.1 + back.1 + dealt.1)
+    fn gradients(&self, put: &Bytes, bucket: f64) -> (f64, f64) {
+        let (summed, scattered) = (put.summed as f64, put.scattered as f64);
+        let (there, dealt) =
+            (self.half(summed, buckets(summed, bucket)), self.half(scattered, buckets(scattered, bucket)));
+        (2.0 * there.0 + dealt.0, 2.0 * there.1 + dealt.1)
     }
+}
 
-    /// What one gives to all, handed on from each to the next.
-    fn given(&self, bytes: f64, exchanges: f64) -> (f64, f64) {
-        self.half(bytes, exchanges)
-    }
+/// How many exchanges so many bytes of gradients are.
+fn buckets(bytes: f64, bucket: f64) -> f64 {
+    (bytes / bucket.max(1.0)).ceil()
 }
 
 #[cfg(test)]
@@ -239,6 +248,7 @@ mod tests {
             student: 760e6,
             teacher: 1.5e9,
             in_blocks: 1.4e9,
+            blocks: 48.0,
             size: 2.0,
             rows: 64.0,
             length: 512.0,
@@ -255,7 +265,7 @@ mod tests {
         Machine { flops: 4e14, memory: 2e12, per_node: 8.0, inside: 3e11, between: 4e10, latency: 2e-5 };
 
     fn cost(ranks: f64, zero: usize) -> Cost {
-        update(&work(), &Dealt { ranks, zero, shard_teacher: false }, &MACHINE)
+        update(&work(), &Dealt { ranks, zero, shard_teacher: false, bucket: 16e6 }, &MACHINE)
     }
 
     /// One process exchanges nothing; computing is shared, exchanges are not.

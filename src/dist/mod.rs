@@ -89,6 +89,11 @@ impl World {
         self.size
     }
 
+    /// Whether this process exchanges nothing with anybody.
+    pub fn is_alone(&self) -> bool {
+        self.link.is_none()
+    }
+
     /// How many of them share this machine.
     pub fn local_size(&self) -> usize {
         self.local

@@ -16,6 +16,7 @@ use super::batch::Micro;
 use super::sampled::{self, Held, Sampled};
 use super::setup::Material;
 use super::teacher::Among;
+use super::together;
 use super::update::{Updater, states};
 use crate::checkpoint::RunDir;
 use crate::config::{Best, RunConfig};
@@ -166,7 +167,9 @@ impl Evaluation {
             tokens += micro.tokens();
             Ok(())
         });
-        material.rest()?;
+        if !together::is_fault(&done) {
+            material.rest()?;
+        }
         world.agree(done)?;
         sums.push(tokens as f64);
         let mut sums = world.sum(&sums)?;

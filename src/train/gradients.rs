@@ -129,7 +129,7 @@ impl Gradients {
         backward: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let (compute, mut failed) = (params.compute(), Ok(()));
-        if world.size() == 1 || !(last || self.in_step()) {
+        if world.is_alone() || !(last || self.in_step()) {
             // As they come, too: the gradients of all parameters are never held together beside their sums.
             let mut hear = |place| {
                 failed = std::mem::replace(&mut failed, Ok(())).and_then(|()| self.take(compute, place))
@@ -169,6 +169,8 @@ struct Round<'r> {
     compute: &'r [Tensor],
     /// Parameters of each bucket whose gradient has not come.
     missing: Vec<usize>,
+    /// Those whose gradient has.
+    settled: Vec<bool>,
     /// The bucket that goes next: all ranks exchange them in one order.
     next: usize,
     /// What was begun; with the part of a sum that is to be added to the others.
@@ -179,11 +181,15 @@ impl<'r> Round<'r> {
     fn new(gradients: &'r mut Gradients, world: &'r World, compute: &'r [Tensor]) -> Self {
         let all = 0..gradients.layout.buckets();
         let missing = all.map(|bucket| gradients.layout.members(bucket).len()).collect();
-        Round { gradients, world, compute, missing, next: 0, under_way: VecDeque::new() }
+        let settled = vec![false; gradients.shapes.len()];
+        Round { gradients, world, compute, missing, settled, next: 0, under_way: VecDeque::new() }
     }
 
     /// A gradient is whole.
     fn arrived(&mut self, place: usize) -> Result<()> {
+        if self.settled[place] {
+            return Err(Error::bug("a gradient that comes behind its bucket"));
+        }
         self.gradients.take(self.compute, place)?;
         self.settle(place)
     }
@@ -191,7 +197,9 @@ impl<'r> Round<'r> {
     /// Nothing more will come of this parameter.
     fn settle(&mut self, place: usize) -> Result<()> {
         let (bucket, _) = self.gradients.layout.place(place);
-        self.missing[bucket] = self.missing[bucket].saturating_sub(1);
+        if !std::mem::replace(&mut self.settled[place], true) {
+            self.missing[bucket] -= 1;
+        }
         while self.missing.get(self.next) == Some(&0) {
             self.begin()?;
         }
@@ -258,6 +266,33 @@ mod tests {
     fn params() -> Params {
         let of = |name: &str, n: i64| (name.to_string(), Tensor::ones([n], (Kind::Float, Device::Cpu)));
         Params::trained(vec![of("a", 3), of("b", 5), of("c", 2)], Kind::Float).unwrap()
+    }
+
+    /// A world of one that goes through its exchanges: the sums are those of one that exchanges nothing, whoever holds what.
+    #[test]
+    fn a_world_of_one_can_exchange_with_itself() {
+        use crate::dist::Launch;
+        let world = World::meet(&Launch::alone(), std::time::Duration::from_secs(20), Device::Cpu).unwrap();
+        for (held, passes) in [(Held::Whole, 1.0), (Held::Part, 1.0), (Held::PartAlone, 2.0)] {
+            let params = params();
+            let layout = Rc::new(Layout::new(&[3, 5, 2], 1, 6));
+            let mut gradients = Gradients::new(&params, layout, 0, held).unwrap();
+            for last in [false, true].into_iter().skip(2 - passes as usize) {
+                let loss = params.compute()[0].sum(Kind::Float) * 2.0 + params.compute()[2].sum(Kind::Float);
+                let ones = [Tensor::from(1f32)];
+                gradients
+                    .pass(&world, &params, (last, &[]), || native::backward(&[loss], &ones, false))
+                    .unwrap();
+            }
+            let whole: Vec<Tensor> = if held == Held::Whole {
+                [2, 1, 0].iter().map(|&n| gradients.sums()[n].shallow_clone()).collect()
+            } else {
+                gradients.pieces().unwrap()
+            };
+            let found = Vec::<f32>::try_from(Tensor::cat(&whole, 0)).unwrap();
+            let expected: Vec<f32> = [vec![1.0; 2], vec![0.0; 5], vec![2.0; 3]].concat();
+            assert_eq!(found, expected.iter().map(|x| x * passes as f32).collect::<Vec<_>>(), "{held:?}");
+        }
     }
 
     /// A world of one: a pass adds to every sum, whoever holds what, and what is not reached adds nothing.

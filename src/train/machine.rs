@@ -159,7 +159,14 @@ impl Sizes {
             + update.max(save).max(self.sampling())
             + merged
             + self.collection();
-        training.max(self.keeping(tokens))
+        training.max(self.keeping(tokens)).max(self.loading())
+    }
+
+    /// The most that is held while the student is read: whole masters and what is computed with, before a part of the
+    /// masters is given back.
+    fn loading(&self) -> u64 {
+        let both = if self.kind == Kind::Float { 4 } else { 4 + self.size() };
+        if self.adapters.is_some() { 0 } else { PROCESS + both * self.parameters }
     }
 
     /// The most that is held while what the teacher says is put down: both models, and nothing yet to train with.

@@ -107,6 +107,7 @@ fn train(
     material.bring_teacher(&config, policy.as_ref())?;
     let prepared = together::prepare(&config, &mut material, &dir, policy.as_ref(), watch)?;
     let Prepared { feed, corpus, evaluation, cutting } = prepared;
+    let cutting = together::agreed(world, cutting)?;
     let cut = feed.cut(cutting.cut);
     let scaled = regime::scaled(&config, &policy.plan(), feed.rows(), feed.batch())?;
     let mut optimizer = material.optimizer(optimizer_settings(&scaled.train))?;

@@ -19,7 +19,7 @@ impl Loop {
         self.saved_at = Some(step);
         let weights = self.weights()?;
         let material = &self.material;
-        let Some(weights) = weights else { return together::save_part(material, &self.optimizer) };
+        let Some(weights) = weights else { return together::save_part(&self.dir, material, &self.optimizer) };
         self.journal.sync()?;
         self.journal.mark(&mut self.state);
         (self.state.taken, self.state.corpus_taken) = self.gather.taken();

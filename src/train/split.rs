@@ -27,8 +27,8 @@ pub struct Split {
 
 /// What a run of so many processes holds of its gradients' sums.
 fn held(config: &RunConfig, world: &World) -> Held {
-    match (world.size(), config.settings.dist.zero) {
-        (1, _) | (_, 0) => Held::Whole,
+    match (world.is_alone(), config.settings.dist.zero) {
+        (true, _) | (_, 0) => Held::Whole,
         (_, 1) => Held::Part,
         _ => Held::PartAlone,
     }

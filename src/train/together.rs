@@ -100,6 +100,21 @@ pub fn prepare(
     })
 }
 
+/// How updates are cut on every rank: as the one with least memory cuts them, so that all make the same micro-batches.
+pub fn agreed(world: &World, own: Cutting) -> Result<Cutting> {
+    let Cut::Tokens(tokens) = own.cut else {
+        return Ok(Cutting { recompute: any(world, own.recompute)?, ..own });
+    };
+    let all = world.gather_numbers(&[tokens as f64])?;
+    let least = all.into_iter().flatten().fold(tokens as f64, f64::min);
+    Ok(Cutting { cut: Cut::Tokens(least as usize), recompute: any(world, own.recompute)? })
+}
+
+/// Whether it is so at any rank.
+fn any(world: &World, own: bool) -> Result<bool> {
+    Ok(world.sum(&[f64::from(u8::from(own))])?.iter().any(|&sum| sum > 0.0))
+}
+
 /// Replies to these prompts, each sampled by one rank, known to all of them in the prompts' order. How long a reply will
 /// be is not known: a rank that is done early takes more.
 pub fn collect(
@@ -126,7 +141,9 @@ pub fn collect(
         Ok(())
     });
     tracing::debug!("{} of {} replies were sampled here", own.len(), prompts.len());
-    material.rest()?;
+    if !is_fault(&worked) {
+        material.rest()?;
+    }
     world.agree(worked)?;
     let mut all: Vec<Option<Experience>> = prompts.iter().map(|_| None).collect();
     for (n, experience) in exchange(world, &own, &made, collector.student.device())? {
@@ -135,6 +152,11 @@ pub fn collect(
     let experiences: Option<Vec<Experience>> = all.into_iter().collect();
     let experiences = experiences.ok_or_else(|| Error::bug("a prompt that no rank replied to"))?;
     Ok(Collected { experiences, sampling, scoring })
+}
+
+/// Whether a rank ends by an error of its own, of which the others hear by another way than the next exchange.
+pub fn is_fault<T>(done: &Result<T>) -> bool {
+    done.as_ref().is_err_and(|e| !matches!(e.cause(), Cause::Stopped(_)))
 }
 
 /// The experiences of every rank, and the numbers of their prompts.
@@ -235,21 +257,23 @@ pub fn save_moments(folder: &Folder, material: &Material, optimizer: &Optimizer)
         return write_moments(folder, optimizer, None);
     }
     let world = &material.world;
-    world.gather_bytes(folder.root().as_os_str().as_bytes())?;
+    // Its name: where the run directory is, each rank says itself.
+    let name = folder.root().file_name().ok_or_else(|| Error::bug("a folder without a name"))?;
+    world.gather_bytes(name.as_bytes())?;
     write_moments(folder, optimizer, Some((world.rank(), world.size())))?;
     // Rank 0 names the folder when all have written.
     world.barrier()
 }
 
 /// The same of another rank.
-pub fn save_part(material: &Material, optimizer: &Optimizer) -> Result<()> {
+pub fn save_part(dir: &RunDir, material: &Material, optimizer: &Optimizer) -> Result<()> {
     if !material.in_parts() {
         return Ok(());
     }
     let world = &material.world;
     let heard = world.gather_bytes(&[])?;
-    let root = heard.first().ok_or_else(|| Error::bug("a checkpoint without a folder"))?;
-    let folder = Folder::at(Path::new(OsStr::from_bytes(root)));
+    let name = heard.first().ok_or_else(|| Error::bug("a checkpoint without a folder"))?;
+    let folder = Folder::at(&dir.checkpoints().join(OsStr::from_bytes(name)));
     write_moments(&folder, optimizer, Some((world.rank(), world.size())))?;
     world.barrier()
 }

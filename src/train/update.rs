@@ -259,11 +259,12 @@ impl Updater {
         if last || self.gradients.in_step() {
             material.rest()?;
         }
-        let (grad, mut alone) = ([grad.f_mul_scalar(1.0 / divisor)?], Vec::new());
+        let grad = [grad.f_mul_scalar(1.0 / divisor)?];
+        // No pass gives them anything: nobody waits for them.
+        let alone = self.head.as_ref().map_or(Vec::new(), HeadPlace::alone);
         if let Some(head) = self.head.as_ref().filter(|_| last) {
             // Whole before the pass that the others are to have the gradients of.
             head.add(&mut self.gradients, 1.0 / divisor)?;
-            alone = head.alone();
         }
         let end = (last && part.reach.last, &alone[..]);
         let backward = || native::backward(&[hidden_nd], &grad, false);

@@ -244,14 +244,22 @@ fn a_rank_that_is_gone_ends_the_others_and_another_world_goes_on() {
     let student = student(&case, "student", 32, 1);
     let settings = [&[student.as_str()], &LONG[..]].concat();
     let begun = beginning(&case, &settings);
-    for (rank, signal, size, then) in
-        [(1, libc::SIGKILL, "2", "4"), (0, libc::SIGKILL, "3", "1"), (1, libc::SIGSTOP, "2", "2")]
-    {
-        let out = format!("rank-{rank}-{signal}");
+    for (rank, signal, size, then, zero) in [
+        (1, libc::SIGKILL, "2", "4", 0),
+        (0, libc::SIGKILL, "3", "1", 2),
+        (1, libc::SIGSTOP, "2", "2", 0),
+        (1, libc::SIGSTOP, "3", "2", 1),
+    ] {
+        let out = format!("rank-{rank}-{signal}-{zero}");
+        let zero = format!("dist.zero={zero}");
+        let settings = [&settings[..], &[zero.as_str()]].concat();
         let going = Going::new(&case, &out, &settings, size).after(5);
         going.tell(rank, signal);
+        let told = Instant::now();
         let (code, said) = going.ends();
         assert_eq!(code, 4, "{said}");
+        // Gloo's own limit is five times the time-out.
+        assert!(told.elapsed() < Duration::from_secs(40), "{out}: too late: {said}");
         let named = format!("rank {rank} is gone");
         assert!(said.lines().any(|l| l.starts_with("retort: ") && l.contains(&named)), "{said}");
         let done = case.metrics(&out).len();

@@ -58,6 +58,14 @@ fn dealt_out_masters_moments_and_gradients_make_the_same_updates() {
     for (policy, more) in own {
         let case = class.case(policy);
         let settings = class.settings(&case, more);
+        if policy == "sft" {
+            // A head of its own, which no backward pass gives a gradient.
+            let config = case.path("student/config.json");
+            let text = std::fs::read_to_string(&config).unwrap();
+            let untied = text.replace("\"tie_word_embeddings\":true", "\"tie_word_embeddings\":false");
+            assert_ne!(text, untied);
+            std::fs::write(&config, untied).unwrap();
+        }
         let begun = beginning(&case, &all(&settings, &[]));
         case.good("one", &all(&settings, &[]), &[]);
         for (zero, size) in
