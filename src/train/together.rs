@@ -273,7 +273,7 @@ pub fn save_part(dir: &RunDir, material: &Material, optimizer: &Optimizer) -> Re
     let world = &material.world;
     let heard = world.gather_bytes(&[])?;
     let name = heard.first().ok_or_else(|| Error::bug("a checkpoint without a folder"))?;
-    let folder = Folder::at(&dir.checkpoints().join(OsStr::from_bytes(name)));
+    let folder = Folder::at(dir.checkpoints().join(OsStr::from_bytes(name)));
     write_moments(&folder, optimizer, Some((world.rank(), world.size())))?;
     world.barrier()
 }
