@@ -287,6 +287,15 @@ fn source(policy: &dyn Policy) -> policies::Source {
     policy.source(policies::Moment { step: 0, steps: 1, replay_full: false })
 }
 
+impl RunConfig {
+    /// Whether updates, or the rows they are made of, need a teacher.
+    pub fn needs_teacher(&self) -> Result<bool> {
+        let policy = self.policy()?;
+        let plan = policy.plan();
+        Ok(plan.teacher || plan.rollout || plan.corpus_teacher || needs_replies(&source(policy.as_ref())))
+    }
+}
+
 /// What settings of different tables must be to each other.
 fn fitting(config: &RunConfig) -> Result<()> {
     let (settings, file) = (&config.settings, config.file.as_path());
@@ -300,8 +309,7 @@ fn fitting(config: &RunConfig) -> Result<()> {
     } else if settings.data.train.is_empty() {
         return Err(missing(file, "data.train", &format!("files of rows, which {name} trains on")));
     }
-    let teaches = plan.teacher || plan.rollout || plan.corpus_teacher || needs_replies(&source);
-    if teaches && settings.teacher.is_none() {
+    if config.needs_teacher()? && settings.teacher.is_none() {
         return Err(missing(file, "teacher.model", &format!("a model folder: {name} has a teacher")));
     }
     super::teacher::check(config, &plan, &source)?;

@@ -150,7 +150,7 @@ impl<'a> Section<'a> {
             let mut error = located(self.file, &self.full(key), Some(node.place)).found("an unknown setting");
             error = match nearest(key, &self.known) {
                 Some(near) => error.advice(format!("did you mean {}?", self.full(near))),
-                None => error.advice(format!("known here: {}", self.known.join(", "))),
+                None => error.advice(format!("known here: {}", once_each(&self.known).join(", "))),
             };
             return Err(error);
         }
@@ -175,6 +175,17 @@ fn inner<'a>(file: &Path, name: &str, node: Option<&'a Node>) -> Result<Option<&
             .expected(format!("a table, [{name}]"))
             .found(node.show())),
     }
+}
+
+/// Tables are asked for by whoever has settings in them, some several times.
+fn once_each<'a>(names: &[&'a str]) -> Vec<&'a str> {
+    let mut once = Vec::with_capacity(names.len());
+    for name in names {
+        if !once.contains(name) {
+            once.push(*name);
+        }
+    }
+    once
 }
 
 /// The known word that a misspelt one is nearest to, where one is near.

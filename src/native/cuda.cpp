@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 
+#include <ATen/Context.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
@@ -17,6 +18,8 @@ RETORT_API const char *retort_cuda_error() { return last_error.c_str(); }
 // out: allocated now, allocated at most, reserved now, reserved at most, free on the device, its total.
 RETORT_API int retort_cuda_memory(int device, int64_t *out) {
   RETORT_GUARD({
+    // Asked before the first tensor is there, the allocator would know of no device.
+    at::globalContext().lazyInitDevice(at::kCUDA);
     c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
     auto stats = allocator::getDeviceStats(static_cast<c10::DeviceIndex>(device));
     const auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
@@ -66,8 +69,11 @@ struct Graph {
 RETORT_API int retort_cuda_graph_begin(int device, Graph **out) {
   RETORT_GUARD({
     auto g = std::make_unique<Graph>();
-    c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
-    c10::cuda::device_synchronize();
+    {
+      // Not for longer: what it puts back at its end would take the capture's device away.
+      c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
+      c10::cuda::device_synchronize();
+    }
     // One stream a device for all captures: libraries keep a workspace for each stream that they see.
     static std::map<int, c10::cuda::CUDAStream> streams;
     auto found = streams.find(device);
@@ -87,8 +93,9 @@ RETORT_API int retort_cuda_graph_begin(int device, Graph **out) {
 
 RETORT_API int retort_cuda_graph_end(Graph *g) {
   RETORT_GUARD({
+    // The capture's stream must not stay the current one where its end fails.
+    auto capturing = std::move(g->capturing);
     g->graph.capture_end();
-    g->capturing.reset();
   })
 }
 

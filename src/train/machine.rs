@@ -33,6 +33,8 @@ pub struct Sizes {
     pub keep: Keep,
     /// What both compute in.
     pub kind: Kind,
+    /// The device that holds all this.
+    pub device: Device,
     /// The tokens that losses are over.
     pub vocabulary: u64,
     /// The longest row.
@@ -112,8 +114,8 @@ pub struct Cutting {
 
 impl Sizes {
     /// How the updates of a run are cut on a machine of so much memory.
-    pub fn cutting(&self, train: &Train, device: Device, total: Option<u64>) -> Cutting {
-        let most = if device == Device::Cpu { MOST_CPU } else { MOST_GPU };
+    pub fn cutting(&self, train: &Train, total: Option<u64>) -> Cutting {
+        let most = if self.device == Device::Cpu { MOST_CPU } else { MOST_GPU };
         // Half of what the state leaves: libtorch and the system need the rest.
         let left = total.map(|total| total.saturating_sub(self.state() + self.head() + PROCESS) / 2);
         let fits = |recompute| {
@@ -253,11 +255,14 @@ impl Sizes {
         // Two residual states and two normed ones; queries, keys and values before and behind the rotation,
         // the attention's value; the feed-forward net's gate, its activation, up and product.
         let block = 4 * d + 3 * q + 4 * kv + 4 * f;
-        let blocks = if recompute { n(s.layers) * d + 2 * block } else { n(s.layers) * block };
-        // The last states, packed, and their gradients on the way back. What is freed between what is kept
-        // leaves holes: with half as much again the whole is within a quarter of what is held at the shapes of
-        // `training::the_memory_is_predicted_within_a_quarter`.
-        tokens * self.size() * (blocks + 6 * d + 2 * f) * 3 / 2
+        // What is freed between what is kept leaves holes in a processor's memory, a block that is computed again another one:
+        // with half as much again the whole is within a quarter of what is held at the shapes of
+        // `training::the_memory_is_predicted_within_a_quarter`. On a GPU libtorch's allocator fills them:
+        // `stand_in::the_memory_of_a_gpu_is_predicted_within_a_quarter`.
+        let (again, holes) = if self.device == Device::Cpu { (2, 3) } else { (1, 2) };
+        let blocks = if recompute { n(s.layers) * d + again * block } else { n(s.layers) * block };
+        // The last states, packed, and their gradients on the way back.
+        tokens * self.size() * (blocks + 6 * d + 2 * f) * holes / 2
     }
 }
 
@@ -321,6 +326,7 @@ mod tests {
             teacher: None,
             keep: Keep::None,
             kind,
+            device: Device::Cpu,
             vocabulary,
             longest: 512,
             replies: Replies::NONE,
@@ -338,7 +344,7 @@ mod tests {
     /// Much memory: as many tokens as are of use. Less: fewer. Too little for one row: blocks twice.
     #[test]
     fn the_cut_follows_the_memory() {
-        let cut = |gib: u64, set: &[&str]| sizes().cutting(&train(set), Device::Cpu, Some(gib << 30));
+        let cut = |gib: u64, set: &[&str]| sizes().cutting(&train(set), Some(gib << 30));
         assert_eq!(cut(64, &[]), Cutting { cut: Cut::Tokens(MOST_CPU), recompute: false });
         let Cutting { cut: Cut::Tokens(some), recompute: false } = cut(6, &[]) else { panic!() };
         assert!((512..MOST_CPU).contains(&some), "{some}");

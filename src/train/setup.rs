@@ -197,6 +197,7 @@ impl Material {
             shares: Shares::of(config, ranks),
             keep: config.settings.cache.keep,
             kind,
+            device: student.device(),
             vocabulary: self.vocabulary as u64,
             longest: feed.longest(),
             // What is sampled is not cut: its memory is free again before the next update.
@@ -206,8 +207,8 @@ impl Material {
                 .as_ref()
                 .map(|a| a.learnt().compute().iter().map(|t| t.numel() as u64).sum()),
         };
-        let device = student.device();
-        sizes.cutting(&config.settings.train, device, share_of_memory(device, self.world.local_size()))
+        let total = share_of_memory(sizes.device, self.world.local_size());
+        sizes.cutting(&config.settings.train, total)
     }
 }
 

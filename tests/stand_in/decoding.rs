@@ -1,0 +1,74 @@
+//! Steps of decoding are recorded once and replayed, and the host waits for none of them.
+
+use crate::inside::{CASES, TOKENS, run};
+use crate::journal::{Journal, Line};
+
+/// Steps between two looks of the host.
+const UNSEEN: usize = 8;
+
+/// Replays come eight in a row: nothing is launched, copied or waited for in between.
+fn assert_replayed(part: &Journal, of: &str) {
+    part.assert_clean(of);
+    assert_eq!((part.count("capture"), part.count("captured")), (1, 1), "{of}");
+    let rows = part.replays_in_a_row();
+    let replayed: usize = rows.iter().sum();
+    // The first step is launched as it is before it is recorded, and so is a last one that stands alone.
+    assert!(replayed + 2 >= TOKENS, "{of}: {replayed} of {TOKENS} steps are replays");
+    assert!(rows.len() <= TOKENS.div_ceil(UNSEEN), "{of}: {rows:?}");
+}
+
+/// What was recorded is what was launched right before, as it was: the same kernels in the same order.
+fn assert_same_work(part: &Journal, of: &str) {
+    let begun = part.0.iter().position(|line| line.what == "capture").unwrap();
+    let before = Journal(part.0[..begun].to_vec()).work();
+    let recorded = part.recorded();
+    assert!(recorded.len() > 20, "{of}: {} pieces of work", recorded.len());
+    // Behind the step, libtorch fills the places of its random numbers.
+    let fits = |behind: usize| {
+        let end = before.len() - behind;
+        before[end.saturating_sub(recorded.len())..end] == recorded[..]
+    };
+    let differ = |(a, b): (&Line, &Line)| (a != b).then(|| format!("{a:?} {b:?}"));
+    let first = before.iter().rev().zip(recorded.iter().rev()).find_map(differ);
+    assert!((0..4).any(fits), "{of}: {first:?}");
+}
+
+#[test]
+fn every_architectures_step_is_recorded_once_and_replayed() {
+    let test = "every_architectures_step_is_recorded_once_and_replayed";
+    let Some(journal) = run(test, "inside::every_architecture_replies", 1) else { return };
+    for case in CASES {
+        let part = journal.part(case);
+        assert_replayed(&part, case);
+        assert_same_work(&part, case);
+    }
+}
+
+#[test]
+fn a_step_is_recorded_on_the_gpu_that_it_is_for() {
+    let test = "a_step_is_recorded_on_the_gpu_that_it_is_for";
+    let Some(journal) = run(test, "inside::the_second_gpu_replies", 2) else { return };
+    assert_replayed(&journal.part("llama3"), "the second GPU");
+}
+
+#[test]
+fn steps_of_both_models_of_a_mixture_are_recorded() {
+    let test = "steps_of_both_models_of_a_mixture_are_recorded";
+    let Some(journal) = run(test, "inside::two_models_reply", 1) else { return };
+    for (form, recorded) in [("lockstep", 2), ("coins", 1)] {
+        let part = journal.part(form);
+        part.assert_clean(form);
+        assert_eq!(part.count("capture"), recorded, "{form}");
+        assert!(part.count("replay") + 2 * recorded >= recorded * TOKENS, "{form}: {}", part.count("replay"));
+    }
+}
+
+#[test]
+fn what_cuda_forbids_in_a_capture_is_an_error_and_the_next_one_is_new() {
+    let test = "what_cuda_forbids_in_a_capture_is_an_error_and_the_next_one_is_new";
+    let Some(journal) = run(test, "inside::a_capture_waits_for_nothing", 1) else { return };
+    assert_eq!(journal.count("refused"), 1);
+    let again = journal.part("again");
+    again.assert_clean("again");
+    assert_eq!((again.recorded().len(), again.count("replay")), (2, 3));
+}

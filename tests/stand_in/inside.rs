@@ -1,0 +1,141 @@
+//! What is done on the stand-in inside of a process that has it: the other tests start these, with it preloaded.
+
+use std::ffi::{CString, c_char};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use retort::decode::{Form, Mixture, Request, Sampling, replies, sample_mixed};
+use retort::model::{CausalLm, LoadOptions};
+use retort::native::cuda;
+use retort::weights::Residence;
+use tch::{Device, Kind, Tensor};
+
+use crate::journal::Journal;
+use crate::support::{finish, fixture};
+use crate::{on_stand_in, preload};
+
+/// Every way in which the models differ in their kernels.
+pub const CASES: [&str; 7] = ["gpt2", "opt-post", "llama3", "mistral", "qwen2-window", "qwen3", "gpt_neox"];
+/// Tokens of a reply: two blocks of steps and some. The shortest context has no room for three.
+pub const TOKENS: usize = 21;
+
+/// Runs one of the tests below on so many stand-in GPUs; its journal, or none where there is no stand-in.
+pub fn run(test: &str, inside: &str, devices: usize) -> Option<Journal> {
+    let preload = preload(test)?;
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", inside, "--ignored", "--nocapture", "--test-threads", "1"]);
+    command.env("OMP_NUM_THREADS", "1");
+    let (command, journal) = on_stand_in(command, &preload, devices, dir.path());
+    let answer = finish(command, Duration::from_secs(300));
+    assert_eq!(answer.code, 0, "{inside}: {}{}", answer.out, answer.err);
+    assert!(answer.out.contains("1 passed"), "{}", answer.out);
+    assert!(!answer.err.contains("could not be recorded"), "{}", answer.err);
+    Some(Journal::read(&journal))
+}
+
+/// Writes a line of one's own into the journal.
+fn mark(line: &str) {
+    let line = CString::new(line).unwrap();
+    // SAFETY: the stand-in has a function of this name and type.
+    unsafe {
+        let found = libc::dlsym(libc::RTLD_DEFAULT, c"stand_in_mark".as_ptr());
+        assert!(!found.is_null(), "no stand-in in this process");
+        std::mem::transmute::<*mut libc::c_void, unsafe extern "C" fn(*const c_char)>(found)(line.as_ptr());
+    }
+}
+
+fn load(case: &str, device: usize) -> CausalLm {
+    cuda::load().unwrap();
+    let folder: PathBuf = fixture("parity").join(case);
+    let (kind, device) = (Kind::BFloat16, Device::Cuda(device));
+    let options = LoadOptions { kind, device, residence: Residence::Mapped, ..LoadOptions::default() };
+    CausalLm::load(&folder, options).unwrap()
+}
+
+const PROMPTS: [&[u32]; 2] = [&[5, 9, 12, 3], &[7]];
+
+fn settings() -> Sampling {
+    Sampling { max_new_tokens: TOKENS, top_p: 0.9, ..Sampling::default() }
+}
+
+fn reply(case: &str, device: usize) {
+    let model = load(case, device);
+    mark(case);
+    let replies = replies(&model, &PROMPTS, &settings(), 2).unwrap();
+    mark("end");
+    assert!(replies.iter().all(|reply| reply.ids == [0; TOKENS]), "the stand-in answers zeros");
+}
+
+#[test]
+#[ignore = "decoding starts it on the stand-in"]
+fn every_architecture_replies() {
+    CASES.iter().for_each(|case| reply(case, 0));
+}
+
+#[test]
+#[ignore = "decoding starts it on the stand-in"]
+fn the_second_gpu_replies() {
+    reply("llama3", 1);
+}
+
+#[test]
+#[ignore = "decoding starts it on the stand-in"]
+fn two_models_reply() {
+    let (student, teacher) = (load("llama3", 0), load("llama3", 0));
+    let requests = PROMPTS.map(|prompt| Request { prompt, row: 0, sample: 0 });
+    for (name, form) in [("lockstep", Form::Lockstep), ("coins", Form::COINS)] {
+        let mixture = Mixture { teacher: &teacher, alpha: 0.2, form, scores: true, states: false };
+        mark(name);
+        let mut ended = 0;
+        let mut count = |_, _| {
+            ended += 1;
+            Ok(())
+        };
+        sample_mixed(&student, mixture, &requests, &settings(), 2, &mut count).unwrap();
+        mark("end");
+        assert_eq!(ended, 2);
+    }
+}
+
+/// The stand-in itself: what CUDA forbids in a capture is an error there, and the next capture is a new one.
+#[test]
+#[ignore = "decoding starts it on the stand-in"]
+fn a_capture_waits_for_nothing() {
+    cuda::load().unwrap();
+    let _off = tch::no_grad_guard();
+    let x = Tensor::ones([64, 64], (Kind::Float, Device::Cuda(0)));
+    let mut out = x.zeros_like();
+    let mut work = || {
+        out.f_copy_(&x.f_matmul(&x)?)?;
+        Ok(())
+    };
+    work().unwrap();
+    let waits = cuda::Graph::capture(0, || {
+        let _ = x.f_sum(Kind::Float)?.f_double_value(&[])?;
+        Ok(())
+    });
+    let why = waits.map(|_| ()).unwrap_err().to_string();
+    assert!(why.contains("capturing"), "{why}");
+    mark("again");
+    let graph = cuda::Graph::capture(0, work).unwrap();
+    (0..3).for_each(|_| graph.replay().unwrap());
+    mark("end");
+    let before = cuda::memory(0).unwrap();
+    let held = Tensor::zeros([1 << 20], (Kind::Float, Device::Cuda(0)));
+    assert_eq!(cuda::memory(0).unwrap().allocated - before.allocated, 4 << 20);
+    drop(held);
+    assert_eq!(cuda::memory(0).unwrap().allocated, before.allocated);
+}
+
+/// Where the rows of these tests lie.
+pub fn rows(dir: &Path) -> PathBuf {
+    let path = dir.join("rows.jsonl");
+    let row = |n: usize| {
+        let ids: Vec<String> = (0..4 + n % 13).map(|t| (3 + (n * 31 + t * 7) % 300).to_string()).collect();
+        format!("{{\"ids\": [{}], \"prompt_len\": {}}}\n", ids.join(", "), 1 + n % 3)
+    };
+    std::fs::write(&path, (0..48).map(row).collect::<String>()).unwrap();
+    path
+}

@@ -1,0 +1,95 @@
+//! What is planned to be held on a GPU, and what libtorch's allocator gives out there at most.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::runs::good;
+use crate::support::{command, finish, fixture};
+use crate::{on_stand_in, preload};
+
+/// A llama of this shape, random weights, and what trains it on rows of 200 tokens.
+fn config(dir: &Path, policy: &str, hidden: i64, layers: i64) -> String {
+    let folder = dir.join("student");
+    std::fs::create_dir_all(&folder).unwrap();
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": hidden,
+        "num_hidden_layers": layers, "num_attention_heads": 8, "num_key_value_heads": 4,
+        "intermediate_size": 3 * hidden, "vocab_size": 320, "max_position_embeddings": 256, "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": true, "eos_token_id": 2, "pad_token_id": 0,
+    });
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(fixture("score/llama").join(file), folder.join(file)).unwrap();
+    }
+    let rows = dir.join("rows.jsonl");
+    let row = |n: usize| {
+        let ids: Vec<usize> = (0..200).map(|t| (n * 31 + t * 7) % 320).collect();
+        format!("{}\n", json!({"ids": ids}))
+    };
+    std::fs::write(&rows, (0..64).map(row).collect::<String>()).unwrap();
+    let shape = folder.join("config.json");
+    let path = dir.join("run.toml");
+    let text = format!(
+        "policy = \"{policy}\"\nstudent.model = {{ config = {shape:?} }}\n\
+         data.train = [{rows:?}]\ndata.template = \"plain\"\ntrain.steps = 2\ntrain.batch = 64\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_string()
+}
+
+fn memory(preload: &str, dir: &Path, run: &[&str]) -> f64 {
+    let (answer, _) = good(preload, 1, dir, run);
+    let last = answer.out.trim().lines().last().unwrap();
+    let said: Value = serde_json::from_str(last).unwrap();
+    // A plan's, or each process's of a run.
+    said["memory"].as_f64().or(said["memory"][0].as_f64()).unwrap()
+}
+
+/// The plan of a run that fits, and what libtorch's allocator had given out at most behind it.
+#[test]
+fn the_memory_of_a_gpu_is_predicted_within_a_quarter() {
+    let Some(preload) = preload("the_memory_of_a_gpu_is_predicted_within_a_quarter") else { return };
+    for (policy, hidden, layers, more) in [
+        ("sft", 512, 8, &["train.micro_batch=16"][..]),
+        ("sft", 384, 12, &["train.micro_batch=64"]),
+        ("sft", 384, 12, &["train.micro_batch=64", "train.recompute=true"]),
+    ] {
+        for dtype in ["bf16", "f32"] {
+            let dir = tempfile::tempdir().unwrap();
+            let (config, out) = (config(dir.path(), policy, hidden, layers), dir.path().join("run"));
+            let out = out.to_str().unwrap();
+            let mut run =
+                vec!["distill", &config, "--out", out, "--device", "cuda", "--dtype", dtype, "--json"];
+            more.iter().for_each(|set| run.extend(["--set", set]));
+            let planned = memory(&preload, dir.path(), &[&run[..], &["--dry-run"]].concat());
+            let held = memory(&preload, dir.path(), &run);
+            let mib = |bytes: f64| bytes as u64 >> 20;
+            eprintln!(
+                "{hidden} x {layers} {dtype} {more:?}: planned {} MiB, held {} MiB",
+                mib(planned),
+                mib(held)
+            );
+            let ratio = planned / held;
+            assert!((ratio - 1.0).abs() < 0.25, "{hidden} x {layers} {dtype} {more:?}: {ratio}");
+        }
+    }
+}
+
+/// A GPU's memory is asked for where there is no tensor on it yet, and a run that does not fit is refused before it begins.
+#[test]
+fn a_dry_run_knows_the_gpus_memory() {
+    let Some(preload) = preload("a_dry_run_knows_the_gpus_memory") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (config, out) = (config(dir.path(), "sft", 512, 8), dir.path().join("run"));
+    let run = ["distill", &config, "--out", out.to_str().unwrap(), "--device", "cuda", "--json", "--dry-run"];
+    let (answer, _) = good(&preload, 1, dir.path(), &run);
+    let said: Value = serde_json::from_str(answer.out.trim()).unwrap();
+    assert_eq!(said["total_memory"], 80u64 << 30);
+    let (mut small, _) = on_stand_in(command(&run), &preload, 1, dir.path());
+    small.env("STAND_IN_MEMORY", (100u64 << 20).to_string());
+    let answer = finish(small, Duration::from_secs(300));
+    assert_ne!(answer.code, 0, "{}", answer.out);
+    assert!(answer.err.contains("memory"), "{}", answer.err);
+}
