@@ -288,12 +288,17 @@ fn source(policy: &dyn Policy) -> policies::Source {
 }
 
 impl RunConfig {
-    /// Whether updates, or the rows they are made of, need a teacher.
-    pub fn needs_teacher(&self) -> Result<bool> {
-        let policy = self.policy()?;
-        let plan = policy.plan();
-        Ok(plan.teacher || plan.rollout || plan.corpus_teacher || needs_replies(&source(policy.as_ref())))
+    /// Whether a teacher is asked anything in a run of this policy: for its updates, or by held-out rows, which are shown to
+    /// whatever teacher there is. One that nobody asks is not loaded.
+    pub fn asks_teacher(&self, policy: &dyn Policy) -> bool {
+        needs_teacher(policy) || !self.settings.data.valid.is_empty()
     }
+}
+
+/// Whether updates, or the rows they are made of, need a teacher.
+fn needs_teacher(policy: &dyn Policy) -> bool {
+    let plan = policy.plan();
+    plan.teacher || plan.rollout || plan.corpus_teacher || needs_replies(&source(policy))
 }
 
 /// What settings of different tables must be to each other.
@@ -309,7 +314,7 @@ fn fitting(config: &RunConfig) -> Result<()> {
     } else if settings.data.train.is_empty() {
         return Err(missing(file, "data.train", &format!("files of rows, which {name} trains on")));
     }
-    if config.needs_teacher()? && settings.teacher.is_none() {
+    if needs_teacher(config.policy()?.as_ref()) && settings.teacher.is_none() {
         return Err(missing(file, "teacher.model", &format!("a model folder: {name} has a teacher")));
     }
     super::teacher::check(config, &plan, &source)?;

@@ -255,14 +255,13 @@ impl Sizes {
         // Two residual states and two normed ones; queries, keys and values before and behind the rotation,
         // the attention's value; the feed-forward net's gate, its activation, up and product.
         let block = 4 * d + 3 * q + 4 * kv + 4 * f;
-        // What is freed between what is kept leaves holes in a processor's memory, a block that is computed again another one:
-        // with half as much again the whole is within a quarter of what is held at the shapes of
-        // `training::the_memory_is_predicted_within_a_quarter`. On a GPU libtorch's allocator fills them:
-        // `stand_in::the_memory_of_a_gpu_is_predicted_within_a_quarter`.
-        let (again, holes) = if self.device == Device::Cpu { (2, 3) } else { (1, 2) };
+        // A processor's heap keeps the holes of what was freed between what stays, and those of a block that is computed again:
+        // half as much again is within a quarter of what is held (`training::the_memory_is_predicted_within_a_quarter`).
+        // libtorch's allocator fills a GPU's (`stand_in::the_memory_of_a_gpu_is_predicted_within_a_quarter`).
+        let (again, halves) = if self.device == Device::Cpu { (2, 3) } else { (1, 2) };
         let blocks = if recompute { n(s.layers) * d + again * block } else { n(s.layers) * block };
         // The last states, packed, and their gradients on the way back.
-        tokens * self.size() * (blocks + 6 * d + 2 * f) * holes / 2
+        tokens * self.size() * (blocks + 6 * d + 2 * f) * halves / 2
     }
 }
 

@@ -12,7 +12,7 @@ use super::keep::states_width;
 use super::machine::{Replies, Shares, Sizes, share_of_memory};
 use super::regime;
 use super::sampled;
-use super::setup::{Counted, Options, Parts};
+use super::setup::{Options, Parts};
 use super::teacher::tokens_width;
 use super::together::{holds_a_run, refuse};
 use crate::checkpoint::RunDir;
@@ -132,10 +132,12 @@ pub fn plan_of(
     let steps = scaled.steps;
     plan.regime = scaled.recipe.zip(scaled.says());
     let size = options.kind.elt_size_in_bytes() as u64;
+    let asks = config.asks_teacher(config.policy()?.as_ref());
+    let asked = parts.teacher.as_ref().filter(|_| asks);
     let sizes = Sizes {
         student: parts.shape.clone(),
         parameters: parts.parameters,
-        teacher: asked(&config, &parts, &plan)?.map(|t| (t.shape.clone(), t.held(&config, processes) * size)),
+        teacher: asked.map(|t| (t.shape.clone(), t.held(&config, processes) * size)),
         shares: Shares::of(&config, processes),
         keep: config.settings.cache.keep,
         kind: options.kind,
@@ -175,13 +177,6 @@ fn fits(memory: u64, total: Option<u64>) -> Result<()> {
         .expected(format!("at most {} MiB", total >> 20))
         .found(format!("about {} MiB", memory >> 20))
         .advice("try a smaller train.micro_batch, train.recompute = true, --dtype bf16, or shorter rows"))
-}
-
-/// The teacher, where anyone asks it: one that nobody asks is not loaded.
-fn asked<'p>(config: &RunConfig, parts: &'p Parts, plan: &Plan) -> Result<Option<&'p Counted>> {
-    // Held-out rows are shown to it too.
-    let asks = config.needs_teacher()? || plan.valid.is_some();
-    Ok(parts.teacher.as_ref().filter(|_| asks))
 }
 
 /// What the teacher's cache would take.

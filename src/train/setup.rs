@@ -187,7 +187,7 @@ impl Material {
         let kind = student.kind();
         let numbers =
             |model: &CausalLm| model.params().compute().iter().map(|t| t.numel() as u64).sum::<u64>();
-        let teacher = self.teacher.as_ref().filter(|_| policy.plan().teacher);
+        let teacher = self.teacher.as_ref().filter(|_| config.asks_teacher(policy));
         let ranks = self.world.size();
         let sizes = Sizes {
             student: student.shape().clone(),

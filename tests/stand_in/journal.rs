@@ -2,24 +2,30 @@
 
 use std::path::Path;
 
-/// A line: what was asked, and its name or size.
+/// A line: what was asked, its name or size, and the device it was for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
     pub what: String,
     pub which: String,
+    pub device: usize,
 }
 
+/// The lines of a process.
 #[derive(Debug)]
 pub struct Journal(pub Vec<Line>);
 
 impl Journal {
-    pub fn read(path: &Path) -> Journal {
-        let text = std::fs::read_to_string(path).unwrap();
+    /// Those of all processes that asked for anything, in a folder.
+    pub fn read(dir: &Path) -> Vec<Journal> {
+        let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        let journals = files.filter(|path| path.file_stem().is_some_and(|name| name == "journal"));
         let line = |line: &str| {
-            let (what, which) = line.split_once(' ').unwrap_or((line, ""));
-            Line { what: what.into(), which: which.into() }
+            let (rest, device) = line.rsplit_once(" @").unwrap();
+            let (what, which) = rest.split_once(' ').unwrap();
+            Line { what: what.into(), which: which.into(), device: device.parse().unwrap() }
         };
-        Journal(text.lines().map(line).collect())
+        let lines = |path| std::fs::read_to_string(path).unwrap().lines().map(line).collect();
+        journals.map(|path| Journal(lines(path))).collect()
     }
 
     pub fn count(&self, what: &str) -> usize {
@@ -34,9 +40,10 @@ impl Journal {
         Journal(rest[..to].to_vec())
     }
 
-    /// Nothing was asked inside a capture that CUDA forbids there, and nothing was launched beside one.
+    /// Nothing was asked inside a capture that CUDA forbids there, launched beside one, or on another device's stream.
     pub fn assert_clean(&self, of: &str) {
-        let bad = self.0.iter().find(|line| ["refused", "stray"].contains(&line.what.as_str()));
+        let bad = ["refused", "stray", "misplaced", "given-up"];
+        let bad = self.0.iter().find(|line| bad.contains(&line.what.as_str()));
         assert!(bad.is_none(), "{of}: {bad:?}");
     }
 
@@ -49,8 +56,22 @@ impl Journal {
     /// What was recorded, as it would have been launched.
     pub fn recorded(&self) -> Vec<Line> {
         let recorded = self.0.iter().filter(|line| line.what == "recorded");
-        let names = recorded.map(|line| line.which.split_once(' ').unwrap());
-        names.map(|(what, which)| Line { what: what.into(), which: which.into() }).collect()
+        let names = recorded.map(|line| (line.which.split_once(' ').unwrap(), line.device));
+        names.map(|((what, which), device)| Line { what: what.into(), which: which.into(), device }).collect()
+    }
+
+    /// What was exchanged with other processes.
+    pub fn exchanged(&self) -> Vec<(&str, &str)> {
+        let kinds = ["all-reduce", "broadcast", "all-gather", "reduce-scatter"];
+        let exchanges = self.0.iter().filter(|line| kinds.contains(&line.what.as_str()));
+        exchanges.map(|line| (line.what.as_str(), line.which.as_str())).collect()
+    }
+
+    /// The graphs that were recorded, and how often each was replayed.
+    pub fn replays(&self) -> Vec<(&str, usize)> {
+        let graphs = self.0.iter().filter(|line| line.what == "capture").map(|line| line.which.as_str());
+        let of = |graph: &str| self.0.iter().filter(|l| l.what == "replay" && l.which == graph).count();
+        graphs.map(|graph| (graph, of(graph))).collect()
     }
 
     /// The lengths of the rows of replays with nothing in between.

@@ -1,4 +1,4 @@
-//! The way of the code on a GPU, on machines without one: libtorch's own CUDA half runs on a stand-in that gives out
+//! The path of the code on a GPU, on machines without one: libtorch's own CUDA half runs on a stand-in that gives out
 //! memory, holds captures to CUDA's rules and writes down every launch, but computes nothing (`gpu/gpu.h`). It shows what
 //! is recorded, where the host waits, what memory is held and that nothing is on the wrong device; every number
 //! is 0, so the numbers themselves are for `tests/gpu.rs`, on a GPU.
@@ -16,7 +16,7 @@ mod runs;
 mod support;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -30,7 +30,7 @@ fn preload(test: &str) -> Option<String> {
         let said = String::from_utf8_lossy(&built.stderr).trim().to_string();
         match built.status.code() {
             Some(0) => Ok(std::fs::read_to_string(folder.join("preload")).unwrap().trim().to_string()),
-            Some(2) => Err(said),
+            Some(77) => Err(said),
             _ => panic!("the stand-in does not build: {said}"),
         }
     });
@@ -40,11 +40,18 @@ fn preload(test: &str) -> Option<String> {
     built.clone().ok()
 }
 
-/// The command on so many stand-in GPUs, and where its journal will lie.
-fn on_stand_in(mut command: Command, preload: &str, devices: usize, dir: &Path) -> (Command, PathBuf) {
-    let journal = dir.join("journal");
-    let _ = std::fs::remove_file(&journal);
-    command.env("LD_PRELOAD", preload).env("STAND_IN_JOURNAL", &journal);
+/// The command on so many stand-in GPUs; what is asked of them is written down in this folder.
+fn on_stand_in(mut command: Command, preload: &str, devices: usize, dir: &Path) -> Command {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_stem().is_some_and(|name| name == "journal") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    command.env("LD_PRELOAD", preload).env("STAND_IN_JOURNAL", dir.join("journal"));
     command.env("STAND_IN_DEVICES", devices.to_string());
-    (command, journal)
+    for name in ["STAND_IN_MEMORY", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"] {
+        command.env_remove(name);
+    }
+    command
 }

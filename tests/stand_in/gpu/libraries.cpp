@@ -27,8 +27,10 @@ struct Comm {
   int size, rank;
 };
 
-int exchange(const char *what, size_t count, cudaStream_t stream) {
-  return launch(stream, what, std::to_string(count)) == cudaSuccess ? 0 : 1;
+// Ranks do not meet: their journals tell whether they asked for the same.
+int exchange(const char *what, size_t count, int type, int root, cudaStream_t stream) {
+  std::string which = std::to_string(count) + " of type " + std::to_string(type) + " with " + std::to_string(root);
+  return launch(stream, what, which) == cudaSuccess ? 0 : 1;
 }
 
 }  // namespace
@@ -98,12 +100,19 @@ int ncclCommRegister(Comm *, void *, size_t, void **out) { return *out = nullptr
 int ncclCommDeregister(Comm *, void *) { return 0; }
 int ncclGroupStart() { return 0; }
 int ncclGroupEnd() { return 0; }
-int ncclAllReduce(const void *, void *, size_t n, int, int, Comm *, cudaStream_t s) { return exchange("all-reduce", n, s); }
-int ncclBroadcast(const void *, void *, size_t n, int, int, Comm *, cudaStream_t s) { return exchange("broadcast", n, s); }
-int ncclBcast(void *, size_t n, int, int, Comm *, cudaStream_t s) { return exchange("broadcast", n, s); }
-int ncclAllGather(const void *, void *, size_t n, int, Comm *, cudaStream_t s) { return exchange("all-gather", n, s); }
-int ncclReduceScatter(const void *, void *, size_t n, int, int, Comm *, cudaStream_t s) {
-  return exchange("reduce-scatter", n, s);
+// Behind the count: the type, then the sum's kind or the rank that gives.
+int ncclAllReduce(const void *, void *, size_t n, int type, int sum, Comm *, cudaStream_t s) {
+  return exchange("all-reduce", n, type, sum, s);
+}
+int ncclBroadcast(const void *, void *, size_t n, int type, int root, Comm *, cudaStream_t s) {
+  return exchange("broadcast", n, type, root, s);
+}
+int ncclBcast(void *, size_t n, int type, int root, Comm *, cudaStream_t s) { return exchange("broadcast", n, type, root, s); }
+int ncclAllGather(const void *, void *, size_t n, int type, Comm *, cudaStream_t s) {
+  return exchange("all-gather", n, type, 0, s);
+}
+int ncclReduceScatter(const void *, void *, size_t n, int type, int sum, Comm *, cudaStream_t s) {
+  return exchange("reduce-scatter", n, type, sum, s);
 }
 
 // The driver, where libtorch asks it beside the runtime.

@@ -2,11 +2,11 @@
 #include "gpu.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <map>
 
 namespace stand_in {
 
@@ -34,7 +34,7 @@ size_t total() {
 }
 
 thread_local int current = 0;
-size_t used[64] = {};
+std::map<int, size_t> used;
 
 const Block *block_of(const void *at) {
   auto next = blocks().upper_bound(static_cast<const char *>(at));
@@ -43,10 +43,9 @@ const Block *block_of(const void *at) {
   return static_cast<const char *>(at) < found->first + found->second.bytes ? &found->second : nullptr;
 }
 
-// A device's memory is a range of addresses with nothing behind it: a processor that reads there dies, as it would with
-// a GPU's.
+// A device's memory is a range of addresses with nothing behind it: a processor that reads there faults, as with a GPU's.
 cudaError_t give(void **out, size_t bytes, cudaMemoryType type) {
-  std::lock_guard<std::recursive_mutex> held(lock());
+  Held held(lock());
   bool on_device = type == cudaMemoryTypeDevice;
   note(on_device ? "malloc" : "malloc-host", std::to_string(bytes));
   if (on_device && used[current] + bytes > total()) return failed(cudaErrorMemoryAllocation);
@@ -61,7 +60,7 @@ cudaError_t give(void **out, size_t bytes, cudaMemoryType type) {
 }
 
 cudaError_t take_back(void *at) {
-  std::lock_guard<std::recursive_mutex> held(lock());
+  Held held(lock());
   auto found = blocks().find(static_cast<char *>(at));
   if (at == nullptr) return cudaSuccess;
   if (found == blocks().end()) return failed(cudaErrorInvalidValue);
@@ -76,15 +75,15 @@ cudaError_t take_back(void *at) {
 
 // Nothing is written to a device, so what is read from one is zeros.
 cudaError_t copy(void *to, const void *from, size_t bytes, cudaStream_t stream, bool waits) {
-  std::lock_guard<std::recursive_mutex> held(lock());
+  Held held(lock());
   const Block *target = block_of(to), *source = block_of(from);
   bool out = source && source->type == cudaMemoryTypeDevice, in = target && target->type == cudaMemoryTypeDevice;
-  Stream *s = stream_of(stream);
-  if (s->capture && ((out && !target) || (in && !source))) return forbidden_in_capture("a copy of pageable memory");
+  Capture *capture = stream_of(stream)->capture.get();
+  if (capture && ((out && !target) || (in && !source))) return lost(*capture, "a copy of pageable memory");
   const char *what = out && in ? "copy" : out ? "copy-out" : "copy-in";
+  if (cudaError_t error = launch(stream, what, std::to_string(bytes), false)) return error;
   if (waits) note("wait", "copy");
-  if (cudaError_t error = launch(stream, what, std::to_string(bytes))) return error;
-  if (s->capture || (in && out)) return cudaSuccess;
+  if (capture || (in && out)) return cudaSuccess;
   if (out) std::memset(to, 0, bytes);
   if (!out && !in) std::memmove(to, from, bytes);
   return cudaSuccess;
@@ -98,19 +97,25 @@ std::recursive_mutex &lock() {
 }
 
 void note(const char *what, const std::string &which) {
-  static FILE *journal = [] {
-    const char *path = std::getenv("STAND_IN_JOURNAL");
-    FILE *file = path ? std::fopen(path, "a") : nullptr;
-    if (file) std::setvbuf(file, nullptr, _IOLBF, 1 << 16);
-    return file;
-  }();
-  if (journal) std::fprintf(journal, "%s %s\n", what, which.c_str());
+  static const char *path = std::getenv("STAND_IN_JOURNAL");
+  if (!path) return;
+  Held held(lock());
+  static FILE *journal = nullptr;
+  static pid_t writer = 0;
+  if (writer != getpid()) {
+    writer = getpid();
+    journal = std::fopen((std::string(path) + "." + std::to_string(writer)).c_str(), "a");
+    if (journal) std::setvbuf(journal, nullptr, _IOLBF, 0);
+  }
+  if (journal) std::fprintf(journal, "%s %s @%d\n", what, which.c_str(), current);
 }
 
 int devices() {
   static const int n = static_cast<int>(number("STAND_IN_DEVICES", 1));
   return n;
 }
+
+int current_device() { return current; }
 
 std::map<const void *, std::string> &kernels() {
   static auto *all = new std::map<const void *, std::string>;
@@ -135,11 +140,13 @@ cudaError_t cudaSetDevice(int device) {
 
 // An H100's numbers, as far as libtorch asks for them.
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
+  if (device < 0 || device >= devices()) return failed(cudaErrorInvalidDevice);
   *p = {};
   p->uuid.bytes[0] = static_cast<char>(device + 1);
   std::strcpy(p->name, "a stand-in that computes nothing");
   p->totalGlobalMem = total();
-  p->major = 9, p->minor = 0, p->multiProcessorCount = 132, p->warpSize = 32, p->regsPerBlock = p->regsPerMultiprocessor = 65536;
+  p->major = 9, p->minor = 0, p->multiProcessorCount = 132, p->warpSize = 32;
+  p->regsPerBlock = p->regsPerMultiprocessor = 65536;
   p->maxThreadsPerBlock = 1024, p->maxThreadsPerMultiProcessor = 2048, p->maxBlocksPerMultiProcessor = 32;
   p->sharedMemPerBlock = 48 << 10, p->sharedMemPerBlockOptin = 227 << 10, p->sharedMemPerMultiprocessor = 228 << 10;
   p->maxThreadsDim[0] = p->maxThreadsDim[1] = 1024, p->maxThreadsDim[2] = 64;
@@ -150,7 +157,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
 
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device) {
   cudaDeviceProp p;
-  cudaGetDeviceProperties(&p, device);
+  if (cudaError_t error = cudaGetDeviceProperties(&p, device)) return error;
   switch (attribute) {
     case cudaDevAttrComputeCapabilityMajor: *value = p.major; break;
     case cudaDevAttrComputeCapabilityMinor: *value = p.minor; break;
@@ -178,7 +185,7 @@ cudaError_t cudaRuntimeGetVersion(int *version) { return *version = CUDART_VERSI
 cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) { return *least = 0, *greatest = -5, cudaSuccess; }
 
 cudaError_t cudaMemGetInfo(size_t *free, size_t *all) {
-  std::lock_guard<std::recursive_mutex> held(lock());
+  Held held(lock());
   return *all = total(), *free = total() - used[current], cudaSuccess;
 }
 cudaError_t cudaMalloc(void **out, size_t bytes) {
@@ -195,7 +202,7 @@ cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned) {
 }
 cudaError_t cudaFreeHost(void *at) { return take_back(at); }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *out, const void *at) {
-  std::lock_guard<std::recursive_mutex> held(lock());
+  Held held(lock());
   const Block *block = block_of(at);
   *out = {};
   out->type = block ? block->type : cudaMemoryTypeUnregistered;
@@ -215,20 +222,30 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind)
   return copy(to, from, bytes, nullptr, true);
 }
 cudaError_t cudaMemsetAsync(void *, int, size_t bytes, cudaStream_t stream) {
-  return launch(stream, "fill", std::to_string(bytes));
+  return launch(stream, "fill", std::to_string(bytes), false);
 }
-cudaError_t cudaMemset(void *, int, size_t bytes) { return launch(nullptr, "fill", std::to_string(bytes)); }
+cudaError_t cudaMemset(void *at, int value, size_t bytes) {
+  if (cudaError_t error = forbidden_in_capture("cudaMemset")) return error;
+  return cudaMemsetAsync(at, value, bytes, nullptr);
+}
 
 // Kernels, by the address that stands for them in libtorch.
 void **__cudaRegisterFatBinary(void *) { return static_cast<void **>(std::calloc(1, sizeof(void *))); }
 void __cudaRegisterFatBinaryEnd(void **) {}
 void __cudaUnregisterFatBinary(void **) {}
-void __cudaRegisterFunction(void **, const char *host, char *, const char *name, int, uint3 *, uint3 *, dim3 *, dim3 *, int *) {
-  std::lock_guard<std::recursive_mutex> held(lock());
+void __cudaRegisterFunction(void **, const char *host, char *, const char *name, int, uint3 *, uint3 *, dim3 *, dim3 *,
+                            int *) {
+  Held held(lock());
   kernels()[host] = name;
 }
 void __cudaRegisterVar(void **, char *, char *, const char *, int, size_t, int, int) {}
-cudaError_t cudaGetSymbolAddress(void **out, const void *) { return give(out, 1 << 20, cudaMemoryTypeDevice); }
+cudaError_t cudaGetSymbolAddress(void **out, const void *symbol) {
+  static std::map<const void *, void *> given;
+  Held held(lock());
+  if (auto found = given.find(symbol); found != given.end()) return *out = found->second, cudaSuccess;
+  if (cudaError_t error = give(out, 1 << 20, cudaMemoryTypeDevice)) return error;
+  return given[symbol] = *out, cudaSuccess;
+}
 cudaError_t cudaMemcpyToSymbol(const void *, const void *, size_t, size_t, cudaMemcpyKind) { return cudaSuccess; }
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *out, const void *) {
