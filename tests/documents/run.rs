@@ -72,23 +72,25 @@ const NOT_RUN: &[(&str, &str)] = &[
         DEEP,
     ),
     (
-        "retort distill configs/minichat/minima.toml --out runs/minichat-deep/minima --resume --dtype f32 \
-         --threads 1 --set student.model=runs/minichat-deep/student --set train.steps=80",
+        "retort distill configs/minichat/minima.toml --out runs/minichat-deep/minima --resume --nproc 2 --dtype \
+         f32 --threads 1 --set student.model=runs/minichat-deep/student --set train.steps=500 --set \
+         train.lr=1e-3 --set train.warmup=20 --set train.save_every=50",
         DEEP,
     ),
     (
         "retort distill configs/minichat/sft.toml --out runs/minichat-deep/sft --resume --dtype f32 --threads \
-         1 --set student.model=runs/minichat-deep/minima/final --set train.epochs=0.1667",
+         1 --set student.model=runs/minichat-deep/minima/final --set train.epochs=0.5",
         DEEP,
     ),
     (
         "retort distill configs/minichat/minillm.toml --out runs/minichat-deep/minillm --resume --dtype f32 \
-         --threads 1 --set student.model=runs/minichat-deep/sft/final",
+         --threads 1 --set student.model=runs/minichat-deep/sft/final --set train.steps=48 --set \
+         train.lr=2e-5 --set train.save_every=12",
         DEEP,
     ),
     (
         "retort distill configs/minichat/kd.toml --out runs/minichat-deep/kd --resume --dtype f32 --threads 1 \
-         --set student.model=runs/minichat-deep/minima/final --set train.epochs=0.1667",
+         --set student.model=runs/minichat-deep/minima/final --set train.epochs=0.5",
         DEEP,
     ),
     ("scripts/minichat-data", "fetches text and rows"),
