@@ -32,7 +32,9 @@ pub fn run(test: &str, inside: &str, devices: usize) -> Option<Journal> {
     let answer = finish(command, Duration::from_secs(300));
     assert_eq!(answer.code, 0, "{inside}: {}{}", answer.out, answer.err);
     assert!(answer.out.contains("1 passed"), "{}", answer.out);
-    Journal::read(dir.path()).pop()
+    let mut journals = Journal::read(dir.path());
+    assert_eq!(journals.len(), 1, "{inside} asked nothing of the stand-in");
+    journals.pop()
 }
 
 /// Writes a line of one's own into the journal.
@@ -127,7 +129,7 @@ fn failed_captures_leave_nothing_behind() {
         mark(name);
         let why = cuda::Graph::capture(0, step).map(drop).unwrap_err().to_string();
         assert!(why.contains("captur") || why.contains("a step that fails"), "{name}: {why}");
-        mark("again");
+        mark(&format!("after {name}"));
         let graph = cuda::Graph::capture(0, work).unwrap();
         (0..3).for_each(|_| graph.replay().unwrap());
         drop(graph);

@@ -11,6 +11,8 @@ mod inside;
 mod journal;
 mod memory;
 mod runs;
+#[path = "../support/shape.rs"]
+mod shape;
 #[expect(dead_code, reason = "other tests measure more")]
 #[path = "../support/mod.rs"]
 mod support;

@@ -6,30 +6,18 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::runs::good;
-use crate::support::{command, finish, fixture};
-use crate::{on_stand_in, preload};
+use crate::support::{command, finish};
+use crate::{on_stand_in, preload, shape};
 
 /// A llama of this shape, random weights, and what trains it on rows of 200 tokens.
 fn config(dir: &Path, hidden: i64, layers: i64) -> String {
-    let folder = dir.join("student");
-    std::fs::create_dir_all(&folder).unwrap();
-    let config = json!({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": hidden,
-        "num_hidden_layers": layers, "num_attention_heads": 8, "num_key_value_heads": 4,
-        "intermediate_size": 3 * hidden, "vocab_size": 320, "max_position_embeddings": 256, "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": true, "eos_token_id": 2, "pad_token_id": 0,
-    });
-    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
-    for file in ["tokenizer.json", "tokenizer_config.json"] {
-        std::fs::copy(fixture("score/llama").join(file), folder.join(file)).unwrap();
-    }
+    let shape = shape::llama(&dir.join("student"), hidden, layers);
     let rows = dir.join("rows.jsonl");
     let row = |n: usize| {
         let ids: Vec<usize> = (0..200).map(|t| (n * 31 + t * 7) % 320).collect();
         format!("{}\n", json!({"ids": ids}))
     };
     std::fs::write(&rows, (0..64).map(row).collect::<String>()).unwrap();
-    let shape = folder.join("config.json");
     let path = dir.join("run.toml");
     let text = format!(
         "policy = \"sft\"\nstudent.model = {{ config = {shape:?} }}\n\

@@ -3,24 +3,11 @@
 use retort::seed::{Stream, draw, uniform};
 use serde_json::json;
 
-use crate::support::fixture;
-use crate::{Case, losses};
+use crate::{Case, losses, shape};
 
 /// A student of random weights with the small llama's tokenizer.
 pub fn student(case: &Case, name: &str, hidden: i64, layers: i64) -> String {
-    let folder = case.path(name);
-    std::fs::create_dir_all(&folder).unwrap();
-    let config = json!({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": hidden,
-        "num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "intermediate_size": 2 * hidden, "vocab_size": 320, "max_position_embeddings": 256, "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": true, "eos_token_id": 2, "pad_token_id": 0,
-    });
-    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
-    for file in ["tokenizer.json", "tokenizer_config.json"] {
-        std::fs::copy(fixture("score/llama").join(file), folder.join(file)).unwrap();
-    }
-    let path = folder.join("config.json").display().to_string();
+    let path = shape::llama(&case.path(name), hidden, layers).display().to_string();
     format!("student.model={{ config = {path:?} }}")
 }
 

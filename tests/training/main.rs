@@ -22,6 +22,8 @@ mod papers;
 mod processes;
 mod regime;
 mod runs;
+#[path = "../support/shape.rs"]
+mod shape;
 mod shares;
 #[path = "../support/mod.rs"]
 mod support;
